@@ -1,0 +1,193 @@
+"""Jobs: submitting them, adding to them, reading them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from cluster.errors import InvalidInput, NotFound
+from cluster.graph import TaskSpec, canonical
+from cluster.ledger import events, moves
+from cluster.ledger.schema import jobs, shows, tasks
+from cluster.states import JobState, State, job_state
+
+TIERS = ("interactive", "normal", "batch")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobSpec:
+    """What is submitted: who asks, how urgent it is, and the brief as the recipe reads it."""
+
+    recipe: str  # import string, "pipelines.recipes.film"
+    title: str
+    spec: dict[str, Any]
+    version: int = 1
+    tenant: str = "studio"
+    show: str = "default"
+    tier: str = "normal"
+    priority: int = 50  # 0-100 inside the tier
+    deadline_us: int | None = None
+    idempotency_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tier not in TIERS:
+            raise InvalidInput(f"no tier {self.tier!r}", field="tier", remedy=f"use one of {', '.join(TIERS)}")
+        if not 0 <= self.priority <= 100:
+            raise InvalidInput(f"priority must be from 0 to 100, got {self.priority}", field="priority")
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(canonical([self.recipe, self.version, self.show, self.spec])).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job as people see it."""
+
+    id: str
+    tenant: str
+    show: str
+    recipe: str
+    version: int
+    title: str
+    spec: dict[str, Any]
+    tier: str
+    priority: int
+    deadline_us: int | None
+    held: bool
+    seq: int
+    num_tasks: int
+    counts: dict[State, int] = field(default_factory=dict)
+    created_us: int = 0
+    ended_us: int | None = None
+
+    @property
+    def state(self) -> JobState:
+        return job_state(self.counts)
+
+    @property
+    def over(self) -> bool:
+        return self.ended_us is not None
+
+
+def submit(
+    connection: Connection, spec: JobSpec, graph: Sequence[TaskSpec], *, job_id: str, ids: Sequence[str], now_us: int
+) -> tuple[str, bool]:
+    """Commits a job with its first tasks. Returns (id, created): a retried submit gets the id of the first.
+
+    Raises InvalidGraph, and InvalidInput when the idempotency key was used for another question.
+    """
+    if spec.idempotency_key is not None:
+        known = connection.execute(
+            select(jobs.c.id, jobs.c.fingerprint).where(
+                jobs.c.tenant == spec.tenant, jobs.c.idempotency_key == spec.idempotency_key
+            )
+        ).one_or_none()
+        if known is not None:
+            if known.fingerprint != spec.fingerprint():
+                raise InvalidInput(
+                    "the idempotency key was used for another request",
+                    field="idempotency_key",
+                    remedy="use a new key for a new request",
+                )
+            return str(known.id), False
+    show = select(shows.c.name).where(shows.c.tenant == spec.tenant, shows.c.name == spec.show)
+    if connection.execute(show).one_or_none() is None:
+        connection.execute(insert(shows).values(tenant=spec.tenant, name=spec.show, share=1.0, created_us=now_us))
+    connection.execute(
+        insert(jobs).values(
+            id=job_id,
+            tenant=spec.tenant,
+            show=spec.show,
+            recipe=spec.recipe,
+            version=spec.version,
+            title=spec.title,
+            spec=spec.spec,
+            tier=spec.tier,
+            priority=spec.priority,
+            deadline_us=spec.deadline_us,
+            held=False,
+            target="run",
+            idempotency_key=spec.idempotency_key,
+            fingerprint=spec.fingerprint(),
+            seq=0,
+            num_tasks=0,
+            created_us=now_us,
+        )
+    )
+    events.append(
+        connection,
+        job_id,
+        at_us=now_us,
+        kind="job.created",
+        data={"title": spec.title, "recipe": spec.recipe, "tier": spec.tier, "show": spec.show},
+    )
+    moves.insert_tasks(connection, job_id, graph, ids=ids, now_us=now_us)
+    return job_id, True
+
+
+def read(connection: Connection, job_id: str) -> Job:
+    """Raises NotFound."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"no job {job_id}", remedy="`farm ls` lists them")
+    return as_job(row)
+
+
+def with_ready_tasks(connection: Connection) -> list[Row[Any]]:
+    """(id, seq) and what orders them, of each job that has READY tasks and is not on hold."""
+    return list(
+        connection.execute(
+            select(
+                jobs.c.id,
+                jobs.c.seq,
+                jobs.c.tenant,
+                jobs.c.show,
+                jobs.c.tier,
+                jobs.c.priority,
+                jobs.c.deadline_us,
+                jobs.c.created_us,
+            ).where(jobs.c.n_ready > 0, jobs.c.held.is_(False))
+        )
+    )
+
+
+def ready_tasks(connection: Connection, job_id: str, limit: int) -> list[Row[Any]]:
+    """The first READY tasks of a job: (id, role, model, epoch, weight, changed_us, key, failures)."""
+    return list(
+        connection.execute(
+            select(
+                tasks.c.id,
+                tasks.c.job_id,
+                tasks.c.role,
+                tasks.c.model,
+                tasks.c.epoch,
+                tasks.c.weight,
+                tasks.c.changed_us,
+                tasks.c.key,
+                tasks.c.failures,
+            )
+            .where(tasks.c.job_id == job_id, tasks.c.state == State.READY.value)
+            .order_by(tasks.c.ordinal)
+            .limit(limit)
+        )
+    )
+
+
+def tasks_of(connection: Connection, job_id: str) -> list[Row[Any]]:
+    return list(connection.execute(select(tasks).where(tasks.c.job_id == job_id).order_by(tasks.c.ordinal)))
+
+
+def as_job(row: Row[Any]) -> Job:
+    return Job(
+        **{
+            name: row._mapping[name]
+            for name in (
+                "id tenant show recipe version title spec tier priority deadline_us held seq num_tasks created_us ended_us"
+            ).split()
+        },
+        counts={s: n for s, n in moves.counts_of(row).items() if n},
+    )

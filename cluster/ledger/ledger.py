@@ -1,0 +1,239 @@
+"""The ledger: the only truth about jobs, attempts and money. Each method is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Row, RowMapping, select
+from ulid import ULID
+
+from cluster.clock import Clock, SystemClock
+from cluster.errors import FailureClass, NotFound
+from cluster.graph import TaskSpec
+from cluster.ledger import events, jobs, leases, money, moves, operations
+from cluster.ledger.database import Database
+from cluster.ledger.events import Event
+from cluster.ledger.jobs import Job, JobSpec
+from cluster.ledger.leases import Answer
+from cluster.ledger.money import Spend
+from cluster.ledger.schema import attempts, workers
+from cluster.ledger.schema import jobs as jobs_table
+from cluster.states import Move, State
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """Synchronous; call it off the event loop. Methods of a dispatcher carry its term and raise StaleTerm."""
+
+    def __init__(self, url: str, *, clock: Clock | None = None, new_id: Callable[[], str] | None = None) -> None:
+        self.database = Database(url)
+        self.clock = clock or SystemClock()
+        self._new_id = new_id or (lambda: str(ULID()).lower())
+        self.database.migrate()
+
+    def close(self) -> None:
+        self.database.close()
+
+    def _do(self, work: Callable[[Connection], T], term: int | None = None) -> T:
+        def fenced(connection: Connection) -> T:
+            if term is not None:
+                leases.check_term(connection, term)
+            return work(connection)
+
+        return self.database.transaction(fenced)
+
+    # What anybody may do
+
+    def submit(self, spec: JobSpec, graph: Sequence[TaskSpec]) -> tuple[str, bool]:
+        """(job id, created). The job is durable when this returns. Raises InvalidGraph, InvalidInput."""
+        job_id, ids = f"job_{self._new_id()}", self._ids("task", len(graph))
+        now_us = self.clock.now_us()
+        return self._do(lambda c: jobs.submit(c, spec, graph, job_id=job_id, ids=ids, now_us=now_us))
+
+    def job(self, job_id: str) -> Job:
+        return self._do(lambda c: jobs.read(c, job_id))
+
+    def jobs(self, *, limit: int = 50) -> list[Job]:
+        query = select(jobs_table).order_by(jobs_table.c.created_us.desc(), jobs_table.c.id.desc()).limit(limit)
+        return self._do(lambda c: [jobs.as_job(row) for row in c.execute(query)])
+
+    def tasks(self, job_id: str) -> list[RowMapping]:
+        return self._do(lambda c: [row._mapping for row in jobs.tasks_of(c, job_id)])
+
+    def task(self, task_id: str) -> RowMapping:
+        row = self._do(lambda c: moves.read(c, task_id))
+        if row is None:
+            raise NotFound(f"no task {task_id}")
+        return row._mapping
+
+    def attempts(self, job_id: str) -> list[RowMapping]:
+        query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.started_us, attempts.c.id)
+        return self._do(lambda c: [row._mapping for row in c.execute(query)])
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        return self._do(lambda c: events.after(c, job_id, after, limit))
+
+    def workers(self) -> list[RowMapping]:
+        return self._do(lambda c: [row._mapping for row in c.execute(select(workers).order_by(workers.c.spawned_us))])
+
+    def spent(self, **equals: str) -> Spend:
+        """The sum of the cost lines whose columns have these values (`job_id=...`, `kind="busy"`)."""
+        return self._do(lambda c: money.spent(c, **equals))
+
+    def spent_by_task(self, job_id: str) -> dict[str, Spend]:
+        return self._do(lambda c: money.spent_by_task(c, job_id))
+
+    def unbalanced_workers(self) -> list[str]:
+        return self._do(money.unbalanced_workers)
+
+    def cancel_job(self, job_id: str) -> int:
+        now_us = self.clock.now_us()
+        return self._do(lambda c: operations.cancel_job(c, job_id, now_us=now_us))
+
+    def set_held(self, job_id: str, held: bool) -> None:
+        now_us = self.clock.now_us()
+        self._do(lambda c: operations.set_held(c, job_id, held, now_us=now_us))
+
+    def move_task(self, task_id: str, how: Move, *, reason: str) -> State:
+        now_us = self.clock.now_us()
+        return self._do(lambda c: operations.move_task(c, task_id, how, now_us=now_us, reason=reason))
+
+    # What only a dispatcher may do
+
+    def take_term(self) -> int:
+        now_us = self.clock.now_us()
+        return self._do(lambda c: leases.take_term(c, now_us=now_us))
+
+    def jobs_with_ready_tasks(self) -> list[Row[Any]]:
+        return self._do(jobs.with_ready_tasks)
+
+    def ready_tasks(self, job_ids: Sequence[str], limit: int) -> list[Row[Any]]:
+        return self._do(lambda c: [row for job_id in job_ids for row in jobs.ready_tasks(c, job_id, limit)])
+
+    def running(self) -> list[Row[Any]]:
+        return self._do(leases.running)
+
+    def open_workers(self) -> list[str]:
+        query = select(workers.c.id).where(workers.c.ended_us.is_(None))
+        return self._do(lambda c: list(c.execute(query).scalars()))
+
+    def join(self, term: int, worker: dict[str, Any]) -> None:
+        now_us = self.clock.now_us()
+        self._do(lambda c: leases.join(c, worker, now_us=now_us), term)
+
+    def leave(self, term: int, worker_id: str) -> None:
+        now_us = self.clock.now_us()
+        self._do(lambda c: leases.leave(c, worker_id, now_us=now_us), term)
+
+    def lease(
+        self, term: int, task_id: str, *, epoch: int, worker_id: str, request_id: str
+    ) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
+        """The leased task with its job, its inputs and what these cost; None if it was not READY at `epoch`."""
+        attempt_id, now_us = f"att_{self._new_id()}", self.clock.now_us()
+
+        def work(c: Connection) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
+            row = leases.lease(
+                c, task_id, epoch=epoch, attempt_id=attempt_id, worker_id=worker_id, request_id=request_id, now_us=now_us
+            )
+            return None if row is None else _with_inputs(c, row)
+
+        return self._do(work, term)
+
+    def leased_by_request(
+        self, worker_id: str, request_id: str
+    ) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
+        """The lease of a call whose reply was lost."""
+
+        def work(c: Connection) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
+            row = leases.leased_by_request(c, worker_id, request_id)
+            return None if row is None else _with_inputs(c, row)
+
+        return self._do(work)
+
+    def commit(
+        self,
+        term: int,
+        *,
+        task_id: str,
+        attempt_id: str,
+        epoch: int,
+        receipt_key: str,
+        files: list[dict[str, Any]],
+        result: dict[str, Any],
+        facts: dict[str, Any],
+        children: Sequence[TaskSpec] = (),
+    ) -> Answer:
+        child_ids, now_us = self._ids("task", len(children)), self.clock.now_us()
+        return self._do(
+            lambda c: leases.commit(
+                c,
+                task_id=task_id,
+                attempt_id=attempt_id,
+                epoch=epoch,
+                receipt_key=receipt_key,
+                files=files,
+                result=result,
+                facts=facts,
+                children=children,
+                child_ids=child_ids,
+                now_us=now_us,
+            ),
+            term,
+        )
+
+    def fail(
+        self,
+        term: int,
+        *,
+        task_id: str,
+        attempt_id: str,
+        epoch: int,
+        failure: FailureClass,
+        code: str,
+        message: str,
+        facts: dict[str, Any],
+    ) -> Answer:
+        now_us = self.clock.now_us()
+        return self._do(
+            lambda c: leases.fail(
+                c,
+                task_id=task_id,
+                attempt_id=attempt_id,
+                epoch=epoch,
+                failure=failure,
+                code=code,
+                message=message,
+                facts=facts,
+                now_us=now_us,
+            ),
+            term,
+        )
+
+    def interrupt(self, term: int, *, task_id: str, attempt_id: str, epoch: int, facts: dict[str, Any]) -> Answer:
+        now_us = self.clock.now_us()
+        return self._do(
+            lambda c: leases.interrupt(
+                c, task_id=task_id, attempt_id=attempt_id, epoch=epoch, facts=facts, now_us=now_us
+            ),
+            term,
+        )
+
+    def lose(self, term: int, *, task_id: str, attempt_id: str, epoch: int, why: str) -> Answer:
+        now_us = self.clock.now_us()
+        return self._do(
+            lambda c: leases.lose(c, task_id=task_id, attempt_id=attempt_id, epoch=epoch, why=why, now_us=now_us), term
+        )
+
+    def backoff_over(self, term: int) -> list[str]:
+        now_us = self.clock.now_us()
+        return self._do(lambda c: leases.backoff_over(c, now_us=now_us), term)
+
+    def _ids(self, kind: str, count: int) -> list[str]:
+        return [f"{kind}_{self._new_id()}" for _ in range(count)]
+
+
+def _with_inputs(c: Connection, row: Row[Any]) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]]:
+    inputs = [r._mapping for r in moves.inputs_of(c, row.id)]
+    return row._mapping, jobs.read(c, row.job_id), inputs, money.spent_by_task(c, row.job_id)

@@ -1,0 +1,123 @@
+"""Cost lines: one priced fact each. A worker's time is a chain of adjoining intervals, closed at every change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from cluster.ledger.schema import attempts, cost_lines, jobs, workers
+from cluster.rates import cost_until, split
+from cluster.states import AttemptState
+
+FARM_TENANT = "farm"
+FARM_SHOW = "farm"
+"""Idle and load time belong to no task; the farm's own show carries them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spend:
+    """Sums over cost lines. `held_s` is accelerator-seconds (worker-seconds on a cpu)."""
+
+    nano: int
+    held_s: float
+
+
+def close_interval(connection: Connection, worker_id: str, *, now_us: int, idle_kind: str = "idle") -> None:
+    """Prices the worker's time since its last change and begins the next interval.
+
+    With occupants the interval is split between them by largest remainder; without, it is the farm's own.
+    """
+    worker = connection.execute(select(workers).where(workers.c.id == worker_id)).one_or_none()
+    if worker is None or worker.ended_us is not None:
+        return
+    now_us = max(now_us, worker.since_us)  # a wall clock that was set back makes no negative bill
+    nano = cost_until(worker.nano_per_hour, now_us - worker.spawned_us) - cost_until(
+        worker.nano_per_hour, worker.since_us - worker.spawned_us
+    )
+    held_us = (now_us - worker.since_us) * max(1, worker.num_accelerators)
+    occupants = list(
+        connection.execute(
+            select(attempts.c.id, attempts.c.task_id, attempts.c.job_id, jobs.c.tenant, jobs.c.show)
+            .join(jobs, jobs.c.id == attempts.c.job_id)
+            .where(attempts.c.worker_id == worker_id, attempts.c.state == AttemptState.RUNNING.value)
+            .order_by(attempts.c.started_us, attempts.c.id)
+        )
+    )
+    if held_us and occupants:
+        equal = [1] * len(occupants)
+        for who, share, held in zip(occupants, split(nano, equal), split(held_us, equal), strict=True):
+            _line(connection, worker, now_us, "busy", share, held, who)
+    elif held_us:
+        _line(connection, worker, now_us, idle_kind, nano, held_us, None)
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(since_us=now_us))
+
+
+def waste(connection: Connection, attempt_id: str, *, now_us: int, note: str) -> None:
+    """What the attempt was billed as busy is taken back by new lines and booked as wasted."""
+    for line in connection.execute(
+        select(cost_lines).where(cost_lines.c.attempt_id == attempt_id, cost_lines.c.kind == "busy")
+    ).all():
+        row = {k: v for k, v in line._mapping.items() if k != "id"}
+        connection.execute(
+            insert(cost_lines),
+            [
+                row | {"at_us": now_us, "nano": -line.nano, "held_us": -line.held_us, "note": f"reversal of {line.id}"},
+                row | {"at_us": now_us, "kind": "wasted", "note": note},
+            ],
+        )
+
+
+def spent(connection: Connection, **equals: str) -> Spend:
+    """The sum of the lines where each named column equals its value."""
+    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0), func.coalesce(func.sum(cost_lines.c.held_us), 0))
+    for column, value in equals.items():
+        query = query.where(cost_lines.c[column] == value)
+    nano, held_us = connection.execute(query).one()
+    return Spend(nano=int(nano), held_s=int(held_us) / 1e6)
+
+
+def spent_by_task(connection: Connection, job_id: str) -> dict[str, Spend]:
+    rows = connection.execute(
+        select(cost_lines.c.task_id, func.sum(cost_lines.c.nano), func.sum(cost_lines.c.held_us))
+        .where(cost_lines.c.job_id == job_id)
+        .group_by(cost_lines.c.task_id)
+    )
+    return {task: Spend(nano=int(nano), held_s=int(held) / 1e6) for task, nano, held in rows}
+
+
+def unbalanced_workers(connection: Connection) -> list[str]:
+    """Workers whose lines do not sum to held time x rate, to the nano-dollar. Empty when the ledger balances."""
+    wrong = []
+    for worker in connection.execute(select(workers)):
+        booked = connection.execute(
+            select(func.coalesce(func.sum(cost_lines.c.nano), 0)).where(cost_lines.c.worker_id == worker.id)
+        ).scalar_one()
+        if int(booked) != cost_until(worker.nano_per_hour, worker.since_us - worker.spawned_us):
+            wrong.append(worker.id)
+    return wrong
+
+
+def _line(
+    connection: Connection, worker: Row[Any], now_us: int, kind: str, nano: int, held_us: int, who: Any
+) -> None:
+    connection.execute(
+        insert(cost_lines).values(
+            at_us=now_us,
+            kind=kind,
+            tenant=who.tenant if who else FARM_TENANT,
+            show=who.show if who else FARM_SHOW,
+            job_id=who.job_id if who else None,
+            task_id=who.task_id if who else None,
+            attempt_id=who.id if who else None,
+            worker_id=worker.id,
+            from_us=worker.since_us,
+            to_us=now_us,
+            held_us=held_us,
+            nano=nano,
+            accelerator=worker.accelerator,
+            price_class=worker.price_class,
+            rate_card=worker.rate_card,
+        )
+    )

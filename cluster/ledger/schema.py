@@ -1,0 +1,233 @@
+"""The tables. Money is BIGINT nano-dollars, instants are BIGINT microseconds UTC, documents are JSON."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from cluster.states import State
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+BigId = BigInteger().with_variant(Integer(), "sqlite")  # SQLite only counts up INTEGER keys by itself
+
+dispatcher = Table(
+    "dispatcher",
+    metadata,
+    Column("id", Integer, primary_key=True),  # one row, id 1
+    Column("term", BigInteger, nullable=False),
+    Column("started_us", BigInteger, nullable=False),
+)
+
+shows = Table(
+    "shows",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("share", Float, nullable=False, server_default=text("1")),  # weight beside the other shows
+    Column("created_us", BigInteger, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("show", String(64), nullable=False),
+    Column("recipe", String(128), nullable=False),  # import string of the recipe
+    Column("version", Integer, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("tier", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("deadline_us", BigInteger),
+    Column("held", Boolean, nullable=False),
+    Column("target", String(16), nullable=False),  # run | cancel
+    Column("idempotency_key", String(255)),
+    Column("fingerprint", String(64), nullable=False),  # of what was asked, to tell a retry from a clash of keys
+    Column("seq", BigInteger, nullable=False),  # number of the job's newest event
+    Column("num_tasks", Integer, nullable=False),
+    *(Column(f"n_{s.value}", Integer, nullable=False, server_default=text("0")) for s in State),
+    Column("created_us", BigInteger, nullable=False),
+    Column("ended_us", BigInteger),
+    UniqueConstraint("tenant", "idempotency_key"),
+)
+Index("ix_jobs_ready", jobs.c.n_ready)
+Index("ix_jobs_tenant_created", jobs.c.tenant, jobs.c.created_us)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("job_id", String(40), ForeignKey("jobs.id"), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("key", String(128), nullable=False),
+    Column("step", String(64), nullable=False),
+    Column("role", String(32), nullable=False),
+    Column("entry", String(255), nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("model", String(128)),
+    Column("weight", Float, nullable=False),
+    Column("expands", Boolean, nullable=False),
+    Column("cacheable", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("unmet", Integer, nullable=False),
+    Column("not_before_us", BigInteger),
+    Column("failures", JSON, nullable=False),  # {failure class: count} in this generation
+    Column("reason", Text),  # why it is DEAD, in BACKOFF, SUSPENDED, ...
+    Column("content_key", String(64)),
+    Column("attempt_id", String(40)),  # the running attempt, or the one that committed
+    Column("receipt_key", Text),
+    Column("files", JSON),  # of the receipt: what dependants read
+    Column("result", JSON),  # small facts that dependants read
+    Column("changed_us", BigInteger, nullable=False),
+    UniqueConstraint("job_id", "key"),
+)
+Index("ix_tasks_job_state", tasks.c.job_id, tasks.c.state, tasks.c.ordinal)
+Index("ix_tasks_backoff", tasks.c.state, tasks.c.not_before_us)
+
+edges = Table(
+    "edges",
+    metadata,
+    Column("task_id", String(40), ForeignKey("tasks.id"), primary_key=True),
+    Column("needs_id", String(40), ForeignKey("tasks.id"), primary_key=True),
+)
+Index("ix_edges_needs", edges.c.needs_id)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("task_id", String(40), ForeignKey("tasks.id"), nullable=False),
+    Column("job_id", String(40), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("worker_id", String(128), nullable=False),
+    Column("request_id", String(64), nullable=False),  # of the lease call: a lost reply finds its lease again
+    Column("state", String(16), nullable=False),
+    Column("started_us", BigInteger, nullable=False),
+    Column("ended_us", BigInteger),
+    Column("failure", String(16)),
+    Column("code", String(64)),
+    Column("message", Text),
+    Column("receipt_key", Text),
+    Column("facts", JSON),  # seconds by stage, versions, determinism class
+    UniqueConstraint("task_id", "epoch"),
+)
+Index(
+    "uq_attempts_one_commit",
+    attempts.c.task_id,
+    attempts.c.generation,
+    unique=True,
+    sqlite_where=attempts.c.state == "succeeded",
+    postgresql_where=attempts.c.state == "succeeded",
+)
+Index("ix_attempts_worker", attempts.c.worker_id, attempts.c.state)
+Index("ix_attempts_job", attempts.c.job_id)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(128), primary_key=True),  # the incarnation
+    Column("fleet", String(64), nullable=False),
+    Column("role", String(32), nullable=False),
+    Column("model", String(128)),
+    Column("node", String(128), nullable=False),
+    Column("accelerator", String(64), nullable=False),
+    Column("num_accelerators", Integer, nullable=False),
+    Column("price_class", String(32), nullable=False),
+    Column("rate_card", String(64), nullable=False),
+    Column("nano_per_hour", BigInteger, nullable=False),  # of the whole worker
+    Column("spawned_us", BigInteger, nullable=False),  # its holding began
+    Column("since_us", BigInteger, nullable=False),  # up to here its time is accounted for
+    Column("ended_us", BigInteger),
+    Column("facts", JSON, nullable=False),
+)
+Index("ix_workers_ended", workers.c.ended_us)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", String(40), ForeignKey("jobs.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("kind", String(48), nullable=False),
+    Column("task_id", String(40)),
+    Column("attempt_id", String(40)),
+    Column("epoch", BigInteger),
+    Column("from_state", String(16)),
+    Column("to_state", String(16)),
+    Column("data", JSON, nullable=False),
+)
+
+cost_lines = Table(
+    "cost_lines",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),  # busy | wasted | load | idle
+    Column("tenant", String(64), nullable=False),
+    Column("show", String(64), nullable=False),
+    Column("job_id", String(40)),
+    Column("task_id", String(40)),
+    Column("attempt_id", String(40)),
+    Column("worker_id", String(128), nullable=False),
+    Column("from_us", BigInteger, nullable=False),
+    Column("to_us", BigInteger, nullable=False),
+    Column("held_us", BigInteger, nullable=False),  # this line's part of the interval; negative in a reversal
+    Column("nano", BigInteger, nullable=False),
+    Column("accelerator", String(64), nullable=False),
+    Column("price_class", String(32), nullable=False),
+    Column("rate_card", String(64), nullable=False),
+    Column("note", Text),
+)
+Index("ix_cost_lines_job", cost_lines.c.job_id)
+Index("ix_cost_lines_attempt", cost_lines.c.attempt_id)
+Index("ix_cost_lines_worker", cost_lines.c.worker_id)
+
+assets = Table(
+    "assets",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("media_type", String(128), nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
+
+takes = Table(
+    "takes",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("content_key", String(64), primary_key=True),
+    Column("task_id", String(40), nullable=False),
+    Column("attempt_id", String(40), nullable=False),
+    Column("receipt_key", Text, nullable=False),
+    Column("files", JSON, nullable=False),
+    Column("result", JSON, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)

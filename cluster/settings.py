@@ -1,0 +1,56 @@
+"""Settings: one frozen object, read once in a composition root and passed down as values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cluster.errors import InvalidSettings
+
+PREFIX = "FARM_"
+
+
+class Settings(BaseSettings):
+    """Each field is read from FARM_<NAME>; every default works on a laptop."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".reelfarm", description="ledger, store, models, logs")
+    ledger_url: str = Field("", description="sqlite:///FILE or postgresql+psycopg://...; empty: FARM_HOME/ledger.db")
+    rate_card: Path | None = Field(None, description="YAML with prices; empty: the one that comes with Reelfarm")
+    price_class: str = Field("on-demand", description="on-demand, spot, ...: how this machine's time is bought")
+    tenant: str = Field("studio", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    show: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    heartbeat_s: float = Field(10.0, gt=0)
+    lease_s: float = Field(30.0, gt=0)
+    lease_wait_s: float = Field(20.0, gt=0, description="how long a worker's call for work waits")
+    ready_timeout_s: float = Field(300.0, gt=0, description="how long a worker may load its model")
+    render_threads: int = Field(0, ge=0, description="threads of a render worker on a CPU; 0: all cores of the machine")
+    writer_threads: int = Field(1, ge=1, description="threads of the writer on a CPU: more is slower on busy cores")
+
+    @property
+    def ledger(self) -> str:
+        return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def store_dir(self) -> Path:
+        return self.home / "store"
+
+
+def load() -> Settings:
+    """Reads the environment. Raises InvalidSettings for a bad value, and for a FARM_* name that is none of ours."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise InvalidSettings(
+                f"no setting is called {name}", field=name, remedy=f"use one of {', '.join(sorted(known))}"
+            )
+    try:
+        return Settings()  # type: ignore[call-arg]  # every field has a default
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{PREFIX}{'.'.join(str(p) for p in first['loc'])}".upper()
+        raise InvalidSettings(f"{name}: {first['msg']}", field=name) from error

@@ -1,0 +1,275 @@
+"""The port to bytes at rest, and its implementation on a directory.
+
+Nothing half-written is ever visible under a final key: bytes go to a temporary file of the same file system, are
+flushed to the disk, and get their name by a hard link, which fails if the name is taken. So two writers of one
+key cannot both win, and a crash leaves at most a temporary file, which `sweep` removes. Nothing is overwritten.
+Source: section 8 of the design.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from cluster import disk
+from cluster.assets import (
+    Blob,
+    Receipt,
+    blob_key,
+    check_key,
+    check_media_type,
+    check_tenant,
+    receipt_key,
+    sha256_of_key,
+)
+from cluster.errors import DamagedAsset, InvalidInput, NotFound, StoreUnavailable, WrittenOnce
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What this store was seen to do, not what it says. What it lacks, its user must make up for."""
+
+    conditional_write: bool  # of two writers of one key, one is refused
+    server_checksum: bool  # the store itself refuses bytes that do not match; else they are read back
+    lifecycle: bool  # the store expires objects by rule
+    presigned_urls: bool
+
+
+class Store(Protocol):
+    """Bytes by key. Every method may raise StoreUnavailable, those that write StoreFull."""
+
+    def put_blob(self, tenant: str, source: Path | bytes, *, media_type: str, rehash: bool = False) -> Blob:
+        """Put bytes at their content address; putting them again is free. `rehash` re-reads a blob that is there."""
+
+    def put_once(self, key: str, data: bytes) -> None:
+        """Write `key` for the first and last time; the same bytes again are fine. Other bytes raise WrittenOnce."""
+
+    def get(self, key: str) -> bytes:
+        """All bytes of `key`. Raises NotFound, DamagedAsset."""
+
+    def open(self, key: str) -> BinaryIO:
+        """A reader of `key` for ranges; what it reads is not verified. Raises NotFound."""
+
+    def fetch(self, key: str, to: Path) -> None:
+        """Copy `key` to the file `to`, whole and verified or not at all. Raises NotFound, DamagedAsset."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys that begin with `prefix` (a tenant at least), in byte order."""
+
+    def delete(self, key: str) -> None:
+        """Deleting what is not there is fine."""
+
+    def verify(self, blob: Blob) -> None:
+        """Read the blob back. Raises NotFound if it is gone, DamagedAsset if it is not what `blob` says."""
+
+    def capabilities(self) -> Capabilities: ...
+
+
+def put_receipt(store: Store, tenant: str, receipt: Receipt) -> str:
+    """Write the receipt of an attempt, once. Returns its key. Raises WrittenOnce if another one is there."""
+    key = receipt_key(tenant, receipt.attempt_id)
+    store.put_once(key, receipt.to_bytes())
+    return key
+
+
+def find_receipt(store: Store, tenant: str, attempt_id: str) -> Receipt | None:
+    """The receipt that an attempt left, None if it left none. Raises DamagedAsset."""
+    try:
+        receipt = Receipt.from_bytes(store.get(receipt_key(tenant, attempt_id)))
+    except NotFound:
+        return None
+    if receipt.attempt_id != attempt_id:
+        raise DamagedAsset(f"the receipt of attempt {attempt_id} names attempt {receipt.attempt_id}")
+    return receipt
+
+
+def verify_receipt(store: Store, receipt: Receipt) -> None:
+    """Read every file of the receipt back. Raises NotFound or DamagedAsset, naming the file."""
+    for file in receipt.files:
+        try:
+            store.verify(file.blob)
+        except (NotFound, DamagedAsset) as error:
+            raise type(error)(f"{file.name} of attempt {receipt.attempt_id}: {error}") from error
+
+
+class DirectoryStore:
+    """A store for one host. `root` is created; it must allow hard links, which is how names are given once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = Path(root)
+        self._temporary = self._root / ".incoming"  # no key has a segment that begins with a dot
+        with self._ours():
+            self._temporary.mkdir(parents=True, exist_ok=True)
+        if not self.capabilities().conditional_write:
+            raise StoreUnavailable(
+                f"the file system of {self._root} has no hard links", remedy="choose a store directory on another one"
+            )
+
+    def put_blob(self, tenant: str, source: Path | bytes, *, media_type: str, rehash: bool = False) -> Blob:
+        check_tenant(tenant)
+        check_media_type(media_type)
+        with _reader(source) as reader, self._written(reader) as (written, sha256, size_bytes):
+            blob = Blob(key=blob_key(tenant, sha256), sha256=sha256, size_bytes=size_bytes, media_type=media_type)
+            if not self._publish(written, blob.key) and not self._is_sound(blob, rehash=rehash):
+                with self._ours():  # damaged at rest: the bytes in hand are what the key names
+                    os.replace(written, self._path(blob.key))
+                    disk.flush_directory(self._path(blob.key).parent)
+        return blob
+
+    def put_once(self, key: str, data: bytes) -> None:
+        check_key(key)
+        if sha256_of_key(key):
+            raise InvalidInput(f"{key} is a content address", field="key", remedy="use put_blob")
+        with self._written(io.BytesIO(data)) as (written, _, _):
+            if not self._publish(written, key) and self.get(key) != data:
+                raise WrittenOnce(f"{key} has been written with other bytes")
+
+    def get(self, key: str) -> bytes:
+        with self.open(key) as reader, self._ours():
+            data = reader.read()
+        sha256 = sha256_of_key(key)
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise DamagedAsset(f"{key} does not match its address")
+        return data
+
+    def open(self, key: str) -> BinaryIO:
+        path = self._path(key)
+        with self._ours(missing=f"no such asset: {key}"):
+            return path.open("rb")
+
+    def fetch(self, key: str, to: Path) -> None:
+        with self.open(key) as reader, disk.errors(to.parent), disk.whole_file(to) as temporary:
+            with temporary.open("wb") as writer:
+                sha256, _ = disk.copy(reader, writer)
+            if sha256_of_key(key) not in (None, sha256):
+                raise DamagedAsset(f"{key} does not match its address")
+
+    def exists(self, key: str) -> bool:
+        with self._ours():
+            self._see_root()
+            return self._path(key).is_file()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        tenant, slash, rest = prefix.partition("/")
+        check_tenant(tenant)
+        if not slash:
+            raise InvalidInput(f"prefix {prefix!r} has no slash after the tenant", field="prefix")
+        if rest:
+            check_key(prefix.removesuffix("/"))
+        with self._ours():
+            self._see_root()
+            top = self._root / prefix.rpartition("/")[0]
+            found = [path.relative_to(self._root).as_posix() for path in top.rglob("*") if path.is_file()]
+        return iter(sorted((key for key in found if key.startswith(prefix)), key=str.encode))
+
+    def delete(self, key: str) -> None:
+        with self._ours():
+            self._see_root()
+            self._path(key).unlink(missing_ok=True)
+
+    def verify(self, blob: Blob) -> None:
+        with self.open(blob.key) as reader, self._ours():
+            sha256, size_bytes = disk.copy(reader, None)
+        if (sha256, size_bytes) != (blob.sha256, blob.size_bytes):
+            raise DamagedAsset(f"{blob.key} holds {size_bytes} bytes of {sha256}, expected {blob.size_bytes} bytes")
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            conditional_write=self._links_once(), server_checksum=False, lifecycle=False, presigned_urls=False
+        )
+
+    def sweep(self, *, older_than_s: float) -> int:
+        """Remove what crashed writers left, if it is older than any write takes. Returns the number of files."""
+        num_removed = 0
+        with self._ours(), tempfile.NamedTemporaryFile(dir=self._temporary) as now:
+            now_s = os.stat(now.name).st_mtime  # the file system's clock, which also stamped the others
+            for path in self._temporary.iterdir():
+                if path.name != Path(now.name).name and now_s - path.stat().st_mtime > older_than_s:
+                    path.unlink(missing_ok=True)
+                    num_removed += 1
+        return num_removed
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    def _see_root(self) -> None:
+        self._temporary.stat()  # a root that has gone is not an empty store
+
+    def _ours(self, missing: str | None = None) -> AbstractContextManager[None]:
+        return disk.errors(self._root, marker=self._temporary, missing=missing)
+
+    @contextmanager
+    def _written(self, reader: BinaryIO) -> Iterator[tuple[str, str, int]]:
+        """A flushed temporary copy of `reader`: its path, sha256 and size; removed at the end."""
+        with self._ours():
+            descriptor, path = tempfile.mkstemp(dir=self._temporary)
+        try:
+            with self._ours(), os.fdopen(descriptor, "wb") as writer:
+                sha256, size_bytes = disk.copy(reader, writer)
+                writer.flush()
+                os.fchmod(writer.fileno(), 0o644)
+                os.fsync(writer.fileno())
+            yield path, sha256, size_bytes
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def _publish(self, written: str, key: str) -> bool:
+        """Give the written file its final name; False if the name is taken."""
+        path = self._path(key)
+        with self._ours():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(written, path)
+            except FileExistsError:
+                return False
+            folder = path.parent
+            while folder != self._root.parent:  # new folders must survive a crash as well
+                disk.flush_directory(folder)
+                folder = folder.parent
+        return True
+
+    def _is_sound(self, blob: Blob, *, rehash: bool) -> bool:
+        with self.open(blob.key) as reader, self._ours():
+            if os.fstat(reader.fileno()).st_size != blob.size_bytes:
+                return False
+            return not rehash or disk.copy(reader, None) == (blob.sha256, blob.size_bytes)
+
+    def _links_once(self) -> bool:
+        """Whether a name can be given by a hard link, and only once."""
+        with self._ours(), tempfile.TemporaryDirectory(dir=self._temporary) as folder:
+            first, second = Path(folder, "first"), Path(folder, "second")
+            first.touch()
+            try:
+                os.link(first, second)
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+                    return False
+                raise
+            try:
+                os.link(first, second)
+            except FileExistsError:
+                return True
+            return False
+
+
+@contextmanager
+def _reader(source: Path | bytes) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    try:
+        reader = source.open("rb")
+    except OSError as error:
+        raise InvalidInput(f"cannot read {source.name}: {error.strerror}", field="source") from error
+    with reader:
+        yield reader
