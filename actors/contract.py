@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, NewType, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+from cluster.errors import InvalidSpec
+from cluster.graph import TaskSpec
 
-from cluster.errors import FailureClass, InvalidSpec
+if TYPE_CHECKING:
+    import numpy as np  # a tenth of a second that a command line need not wait for
 
-JobId = NewType("JobId", str)
-TaskId = NewType("TaskId", str)
-AttemptId = NewType("AttemptId", str)
-WorkerId = NewType("WorkerId", str)
 Json = dict[str, Any]
 
 
@@ -99,6 +98,7 @@ class Complete(Protocol):
         max_tokens: int,
         temperature: float,
         timeout_s: float,
+        top_p: float = 1.0,
     ) -> Completion: ...
 
 
@@ -126,3 +126,168 @@ class Family(Protocol):
 
     def decode(self, state: Any) -> Iterator[np.ndarray]:
         """Chunks of frames, each uint8 (frames, height_px, width_px, 3), in order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """A committed task that an order builds on, with what it cost."""
+
+    key: str
+    step: str
+    model: str | None
+    params: Json
+    files: tuple[Json, ...]  # as in its receipt: name, key, sha256, content_sha256, size_bytes, media_type
+    result: Json
+    held_s: float  # accelerator-seconds over all its attempts
+    cost_nano: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """The right to run one task, until its lease runs out: what a worker gets."""
+
+    task_id: str
+    attempt_id: str
+    epoch: int
+    generation: int
+    job_id: str
+    tenant: str
+    show: str
+    title: str  # of the job
+    spec: Json  # of the job: the brief
+    key: str
+    step: str
+    entry: str  # import string of the step function, or of the engine's own work
+    params: Json
+    model: str | None
+    inputs: tuple[Input, ...]
+    resume_from: str | None = None  # store key of the newest checkpoint of this question
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    CANCELED = "canceled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """How an attempt ended. For a success the receipt in the store says the rest, children included."""
+
+    task_id: str
+    attempt_id: str
+    epoch: int
+    worker_id: str
+    tenant: str
+    outcome: Outcome
+    receipt_key: str | None = None
+    failure: str | None = None  # cluster.errors.FailureClass
+    code: str | None = None
+    message: str | None = None
+    facts: Json = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        return cls(**{**data, "outcome": Outcome(data["outcome"])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beat:
+    """Where a running attempt is. `done` of `total` counts denoise steps, tokens or files of the stage."""
+
+    task_id: str
+    attempt_id: str
+    epoch: int
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerFacts:
+    """Who asks for work: one incarnation of one worker."""
+
+    id: str
+    fleet: str
+    role: str
+    models: tuple[str, ...]  # held warm; a task without a model fits every worker of its role
+    node: str
+    accelerator: str
+    num_accelerators: int
+    price_class: str
+    spawned_us: int
+    facts: Json = field(default_factory=dict)  # versions, load seconds, device names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeFile:
+    """A file in the scratch directory that the receipt will name. `content_sha256` None: its bytes are its content."""
+
+    name: str
+    path: Path
+    media_type: str
+    content_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What a step or an engine made of an order."""
+
+    files: tuple[MadeFile, ...] = ()
+    result: Json = field(default_factory=dict)
+    children: tuple[TaskSpec, ...] = ()
+    facts: Json = field(default_factory=dict)  # how it ran: goes into the receipt, never into a content key
+
+
+class Bench(Protocol):
+    """What an engine has in hand while it works on an order."""
+
+    order: Order
+    scratch: Path
+
+    def fetch(self, input_key: str, name: str) -> Path:
+        """A file of an input, verified, on the local disk. Raises NotFound, DamagedAsset, StoreUnavailable."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Says where the work is. Raises Canceled or Interrupted if it shall stop here."""
+
+    def checkpoint(self, data: bytes, index: int) -> None:
+        """Saves a denoise after step `index`; verified before it counts."""
+
+    def resume(self) -> bytes | None:
+        """The newest checkpoint of this question, if there is one that verifies."""
+
+
+class Engine(Protocol):
+    """What runs orders inside a worker. Synchronous; one order at a time."""
+
+    def start(self) -> Json:
+        """Loads models; returns facts (versions, seconds). Raises DamagedWeights, OutOfMemory, ..."""
+
+    def run(self, bench: Bench) -> Made: ...
+
+    def close(self) -> None: ...
+
+
+class Desk(Protocol):
+    """The dispatcher, as a worker sees it. Every call may be repeated; Unavailable means: later again."""
+
+    def join(self, worker: WorkerFacts) -> None: ...
+
+    def lease(self, worker_id: str, request_id: str) -> Order | None:
+        """Waits for an order. The same `request_id` again returns the same lease again."""
+
+    def dismiss(self, worker_id: str) -> None:
+        """The worker stops: its waiting call for work returns at once."""
+
+    def beat(self, worker_id: str, beats: Sequence[Beat]) -> dict[str, str]:
+        """Renews leases. Returns why an attempt shall stop, by attempt id: canceled, superseded, interrupted."""
+
+    def report(self, report: Report) -> str:
+        """accepted, duplicate or superseded (see cluster.ledger.leases.Answer)."""
+
+    def leave(self, worker_id: str) -> None: ...

