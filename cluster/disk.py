@@ -14,7 +14,7 @@ from typing import IO
 from cluster.errors import NotFound, StoreFull, StoreUnavailable
 
 CHUNK_BYTES = 1 << 20
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -27,7 +27,7 @@ def errors(folder: Path, *, marker: Path | None = None, missing: str | None = No
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             raise StoreFull(f"no space left for {folder}", remedy="make room on that disk, then try again") from error
         if error.errno in _NOT_THERE and missing and marker and marker.is_dir():
             raise NotFound(missing) from error

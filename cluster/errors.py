@@ -25,6 +25,7 @@
     |  |- DamagedCheckpoint         INFRA: ignored, the denoise starts over
     |  |- DamagedWeights            INPUT: mend the model directory
     |  |- DamagedLedger             INPUT: restore a backup
+    |- JobFailed                    a job ended without its result; its dead task says why
     |- EngineFailed                 BUG: an engine raised something that nobody foresaw
     |- Interrupted                  drained or preempted; no failure at all
     `- Canceled                     somebody asked for it
@@ -65,7 +66,7 @@ class FarmError(Exception):
 
     def line(self) -> str:
         """One line for a person: what is wrong and what to do."""
-        text = " ".join((self.args[0] if self.args else self.code).split())
+        text = " ".join(str(self.args[0] if self.args else self.code).split())  # from a Ray actor args[0] is an error
         if self.field and self.field not in text:
             text = f"{self.field}: {text}"
         return f"{text}; {self.remedy}" if self.remedy else text
@@ -181,6 +182,10 @@ class DamagedWeights(Damaged):
 class DamagedLedger(Damaged):
     code = "damaged_ledger"
     failure = FailureClass.INPUT
+
+
+class JobFailed(FarmError):
+    code = "job_failed"
 
 
 class EngineFailed(FarmError):

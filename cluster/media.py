@@ -1,14 +1,11 @@
 """Clips: H.264 in mp4 for browsers, from frames and back. Same frames, same bytes, on any number of cores.
 
-Frames are uint8 RGB, full range, `frames_THWC` (frames, height, width, 3). Files are yuv420p, BT.709, limited range,
-tagged so; chroma is sited left, as H.264 decoders assume. The conversion is in integers, so it does not depend on the
-machine; x264 runs in one thread, because its output depends on their number; no wall clock and no version is written.
+Files are yuv420p, BT.709, limited range, tagged so. x264 runs in one thread and without macroblock trees, for
+equal bytes; no wall clock is written.
 
-Two hashes, two questions:
-- `content_sha256` of a clip is of the frames that were asked for (raw RGB, size, frame rate), before any coding: equal
-  pictures have equal content, whatever the encoder, the muxer or a signature made of them.
-- `coded_sha256` of a file is of its coded pictures (each packet with its time), without the boxes around them: it tells
-  whether two files play the same, and it survives signing.
+Two hashes, two questions: `content_sha256` of a clip is of the frames that were asked for, before any coding (see
+`cluster.frames`). `coded_sha256` of a file is of its coded pictures (each packet with its time), without the boxes
+around them: it tells whether two files play the same, and it survives signing.
 """
 
 from __future__ import annotations
@@ -22,28 +19,28 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import av
 import av.error
-import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
-from PIL import Image
 
 from cluster import disk
 from cluster.errors import DamagedAsset, InvalidInput
+from cluster.frames import FrameHash, Frames, checked, yuv420p
+from cluster.frames import content_sha256 as content_sha256
+from cluster.frames import poster as poster
 
-Frames = np.ndarray[Any, np.dtype[np.uint8]]
 MP4_OPTIONS = {"movflags": "+faststart", "fflags": "+bitexact"}
 _X264_OPTIONS = {
     "crf": "16",
     "preset": "medium",
     "tune": "animation",  # flat papers and clean edges
     "profile": "high",
-    "threads": "1",
-    "x264-params": "threads=1:lookahead_threads=1",
+    "threads": "1",  # the output depends on their number
+    "x264-params": "mbtree=0",  # its SIMD reads memory that nobody wrote: equal frames gave other bytes, 2 runs of 60
 }
-_BITEXACT = 1 << 23  # AV_CODEC_FLAG_BITEXACT
+BITEXACT_FLAG = 1 << 23  # AV_CODEC_FLAG_BITEXACT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,31 +65,6 @@ class EncodedClip:
     content_sha256: str
 
 
-class FrameHash:
-    """`content_sha256` of frames that come in chunks; how they are cut into chunks does not matter."""
-
-    def __init__(self, *, fps: Fraction, width_px: int, height_px: int) -> None:
-        self._digest = hashlib.sha256(f"frames 1 rgb24 {width_px}x{height_px} {fps}\n".encode())
-
-    def update(self, frames_THWC: Frames) -> None:
-        self._digest.update(np.ascontiguousarray(frames_THWC).data)
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
-
-
-def content_sha256(chunks: Iterable[Frames], *, fps: Fraction) -> str:
-    """The hash of the frames that were asked for (see the top of this module). Raises InvalidInput for no frames."""
-    digest: FrameHash | None = None
-    for frames_THWC in chunks:
-        _, height_px, width_px, _ = _checked(frames_THWC).shape
-        digest = digest or FrameHash(fps=fps, width_px=width_px, height_px=height_px)
-        digest.update(frames_THWC)
-    if digest is None:
-        raise InvalidInput("a clip has no frames", field="frames")
-    return digest.hexdigest()
-
-
 class ClipEncoder:
     """Frames to an mp4 file, chunk by chunk. `path` appears when `close` ends well, and never half-written.
 
@@ -108,7 +80,7 @@ class ClipEncoder:
         self._part = path.with_name(f".{path.name}.part")
         self._fps, self._shape = Fraction(fps), (height_px, width_px, 3)
         self._hash = FrameHash(fps=self._fps, width_px=width_px, height_px=height_px)
-        self._num_frames = 0
+        self._num_frames, self._open = 0, True
         with foreign_errors(path):
             self._container = av.open(str(self._part), "w", format="mp4", options=dict(MP4_OPTIONS))
             self._stream = self._container.add_stream("libx264", rate=self._fps, options=dict(_X264_OPTIONS))
@@ -118,14 +90,14 @@ class ClipEncoder:
         codec.gop_size = max(1, round(2 * self._fps))  # a key frame every two seconds, for seeking
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-        codec.flags |= _BITEXACT
+        codec.flags |= BITEXACT_FLAG
 
     def push(self, frames_THWC: Frames) -> None:
-        if _checked(frames_THWC).shape[1:] != self._shape:
+        if checked(frames_THWC).shape[1:] != self._shape:
             raise InvalidInput(f"frames are {frames_THWC.shape[1:]}, the clip is {self._shape}", field="frames")
         self._hash.update(frames_THWC)
         for frame_HWC in frames_THWC:
-            frame = av.VideoFrame.from_ndarray(_yuv420p(frame_HWC), format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(yuv420p(frame_HWC), format="yuv420p")
             frame.pts, frame.time_base = self._num_frames, 1 / self._fps
             self._num_frames += 1
             with foreign_errors(self.path):
@@ -136,6 +108,7 @@ class ClipEncoder:
         if not self._num_frames:
             self.abort()
             raise InvalidInput("a clip has no frames", field="frames")
+        self._open = False
         try:
             with foreign_errors(self.path):
                 self._container.mux(self._stream.encode(None))
@@ -147,6 +120,7 @@ class ClipEncoder:
 
     def abort(self) -> None:
         """Stop and leave nothing behind."""
+        self._open = False
         try:
             self._container.close()
         except av.error.FFmpegError:
@@ -154,7 +128,7 @@ class ClipEncoder:
         finally:
             self._part.unlink(missing_ok=True)
 
-    def __enter__(self) -> ClipEncoder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -162,11 +136,8 @@ class ClipEncoder:
     ) -> None:
         if error is not None:
             self.abort()
-        elif not self._container_is_closed():
+        elif self._open:
             self.close()
-
-    def _container_is_closed(self) -> bool:
-        return not self._part.exists()
 
 
 def encode_clip(path: Path, chunks: Iterable[Frames], *, fps: Fraction) -> EncodedClip:
@@ -174,7 +145,7 @@ def encode_clip(path: Path, chunks: Iterable[Frames], *, fps: Fraction) -> Encod
     encoder: ClipEncoder | None = None
     try:
         for frames_THWC in chunks:
-            _, height_px, width_px, _ = _checked(frames_THWC).shape
+            _, height_px, width_px, _ = checked(frames_THWC).shape
             encoder = encoder or ClipEncoder(path, fps=fps, width_px=width_px, height_px=height_px)
             encoder.push(frames_THWC)
     except BaseException:
@@ -207,19 +178,20 @@ def probe(path: Path) -> ClipFacts:
         )
 
 
-def read_frames(path: Path) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+def read_frames(path: Path) -> Iterator[Frames]:
     """Frames in order, each uint8 (height, width, 3). Raises DamagedAsset."""
     with opened(path) as container:
         container.streams.video[0].thread_type = "NONE"
         for frame in container.decode(video=0):
             tagged = Colorspace.ITU709 if int(frame.colorspace) in (1, 2) else int(frame.colorspace)  # 2 is untagged
-            yield frame.reformat(
+            rgb: Frames = frame.reformat(
                 format="rgb24",
                 src_colorspace=tagged,
                 src_color_range=int(frame.color_range) or ColorRange.MPEG,
                 dst_color_range=ColorRange.JPEG,
                 interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
             ).to_ndarray()
+            yield rgb
 
 
 def coded_sha256(path: Path) -> str:
@@ -234,13 +206,6 @@ def coded_sha256(path: Path) -> str:
                 at, lasts = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
                 digest.update(f"{packet.stream_index} {at} {lasts} {packet.size}\n".encode() + bytes(packet))
     return digest.hexdigest()
-
-
-def poster(frame_HWC: Frames) -> bytes:
-    """PNG of one frame."""
-    buffer = io.BytesIO()
-    Image.fromarray(frame_HWC).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
 
 
 @contextmanager
@@ -269,36 +234,6 @@ def foreign_errors(path: Path) -> Iterator[None]:
             yield
         except av.error.FFmpegError as error:
             raise OSError(error.errno, error.strerror) from error
-
-
-def _checked(frames_THWC: Frames) -> Frames:
-    if frames_THWC.dtype != np.uint8 or frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3:
-        raise InvalidInput(
-            f"frames are {frames_THWC.dtype} {frames_THWC.shape}, expected uint8 (frames, height, width, 3)",
-            field="frames",
-        )
-    return frames_THWC
-
-
-def _yuv420p(frame_HWC: Frames) -> Frames:
-    """BT.709 limited range, as PyAV lays the planes out: uint8 (height * 3 / 2, width).
-
-    Coefficients are 16-bit fixed point of ITU-R BT.709-6 section 3; those of each chroma sum to 0, so greys stay grey.
-    Chroma is filtered 1-2-1 across and averaged down, which sites it left of each pair of luma samples.
-    """
-    height_px, width_px, _ = frame_HWC.shape
-    red, green, blue = np.moveaxis(frame_HWC.astype(np.int32), 2, 0)
-    luma = (11966 * red + 40254 * green + 4064 * blue + (16 << 16) + 32768) >> 16
-
-    pairs = frame_HWC[0::2].astype(np.int32) + frame_HWC[1::2]
-    padded = np.concatenate([pairs[:, :1], pairs], axis=1)
-    eighths = padded[:, 0:-1:2] + 2 * padded[:, 1::2] + padded[:, 2::2]
-    red, green, blue = np.moveaxis(eighths, 2, 0)
-    bias = (128 << 19) + (1 << 18)
-    cb = (-6596 * red - 22189 * green + 28785 * blue + bias) >> 19
-    cr = (28785 * red - 26145 * green - 2640 * blue + bias) >> 19
-    planes = [plane.astype(np.uint8).ravel() for plane in (luma, cb, cr)]
-    return np.concatenate(planes).reshape(height_px * 3 // 2, width_px)
 
 
 def _moov_first(path: Path) -> bool:
