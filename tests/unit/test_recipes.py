@@ -1,0 +1,144 @@
+"""Recipes are pure: a brief becomes a graph, or is refused with the field at fault."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from actors.catalog import Catalog
+from actors.contract import Quality
+from cluster.errors import InvalidInput, InvalidSpec, UnknownModel, UserMistake
+from cluster.graph import TaskSpec, checked
+from pipelines.recipes import clip, film, image
+from pipelines.seeds import take_seed
+
+LOGLINE = "A red boat crosses the sea at night"
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return Catalog.load(None)
+
+
+def script_of(catalog: Catalog, *subjects: str) -> dict[str, Any]:
+    model = catalog.model("house-video")
+    words = {kind: model.vocabulary.words(kind)[0] for kind in model.vocabulary.kinds}  # type: ignore[union-attr]
+    shots = []
+    for n, subject in enumerate(subjects):
+        fields = {**words, "subject": subject}
+        shots.append(
+            {
+                "id": f"sh{(n + 1) * 10:03}",
+                "fields": fields,
+                "prompt": model.caption(fields),
+                "narration": f"The {subject} goes on.",
+            }
+        )
+    return {
+        "title": "The Crossing",
+        "logline": LOGLINE,
+        "model": "house-video",
+        "seed": 7,
+        "continuity": [],
+        "notes": [],
+        "scenes": [{"heading": "Somewhere", "place": words["place"], "shots": shots}],
+    }
+
+
+def takes(graph: list[TaskSpec]) -> dict[str, dict[str, Any]]:
+    return {t.key: t.params for t in graph if t.step == "render"}
+
+
+def test_a_film_begins_with_its_script_and_its_expansion(catalog: Catalog) -> None:
+    graph = film.plan(film.Brief(logline=LOGLINE), catalog)
+    assert [(t.key, t.role, t.needs) for t in graph] == [("script", "writer", ()), ("expand", "finish", ("script",))]
+    assert graph[1].expands
+    assert not graph[1].cacheable
+
+
+def test_a_film_from_a_script_has_a_take_per_shot_then_conform_and_publish(catalog: Catalog) -> None:
+    brief = film.Brief(logline="", script=script_of(catalog, "boat", "star"))
+    graph = checked(film.plan(brief, catalog))
+    assert [t.key for t in graph] == ["sh010.t1", "sh020.t1", "conform", "publish"]
+    assert set(graph[2].needs) == {"sh010.t1", "sh020.t1"}
+
+
+def test_editing_one_shot_changes_the_question_of_one_take(catalog: Catalog) -> None:
+    before = takes(film.plan(film.Brief(logline="", script=script_of(catalog, "boat", "star", "moon")), catalog))
+    after = takes(film.plan(film.Brief(logline="", script=script_of(catalog, "boat", "fish", "moon")), catalog))
+    assert [key for key in before if before[key] != after[key]] == ["sh020.t1"]
+
+
+def test_a_brief_survives_its_way_through_the_ledger(catalog: Catalog) -> None:
+    briefs = (
+        film.Brief(logline=LOGLINE, num_shots=3, seconds=2.0, seed=9, quality=Quality.DRAFT),
+        clip.Brief(prompt="a boat", size=(512, 512)),
+        image.Brief(prompt="a boat"),
+    )
+    for brief in briefs:
+        assert type(brief).from_json(brief.to_json()) == brief
+
+
+def test_seeds_of_takes_differ_by_shot_and_take_and_by_nothing_else() -> None:
+    seeds = {take_seed(7, shot, take=take) for shot in ("sh010", "sh020") for take in (1, 2)}
+    assert len(seeds) == 4
+    assert take_seed(7, "sh010", take=1) == take_seed(7, "sh010", take=1)
+    assert take_seed(8, "sh010", take=1) not in seeds
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "field"),
+    [
+        pytest.param({"logline": "  "}, InvalidInput, "logline", id="empty logline"),
+        pytest.param({"logline": "boat " * 2000}, InvalidInput, "logline", id="10 kB logline"),
+        pytest.param({"logline": "a boat\0"}, InvalidInput, "logline", id="NUL"),
+        pytest.param({"num_shots": 0}, InvalidInput, "shots", id="no shots"),
+        pytest.param({"num_shots": 41}, InvalidInput, "shots", id="too many shots"),
+        pytest.param({"seconds": -1.0}, InvalidSpec, "seconds", id="negative seconds"),
+        pytest.param({"seconds": math.nan}, InvalidSpec, "seconds", id="NaN seconds"),
+        pytest.param({"seconds": 3600.0}, InvalidSpec, "seconds", id="an hour"),
+        pytest.param({"model": "house-vide"}, UnknownModel, "model", id="unknown model"),
+        pytest.param({"model": "house-writer"}, UnknownModel, "model", id="a writer that shall draw"),
+        pytest.param({"writer": "house-video"}, UnknownModel, "writer", id="a drawer that shall write"),
+        pytest.param({"script": {"title": "x"}}, InvalidInput, None, id="half a script"),
+    ],
+)
+def test_a_bad_film_is_refused_before_anything_runs(
+    catalog: Catalog, change: dict[str, Any], kind: type[UserMistake], field: str | None
+) -> None:
+    with pytest.raises(kind) as caught:
+        film.plan(film.Brief(**{"logline": LOGLINE, **change}), catalog)
+    assert caught.value.exit_code == 2
+    assert "\n" not in caught.value.line()
+    if field is not None:
+        assert caught.value.field == field
+
+
+@pytest.mark.parametrize("logline", ["🚀🌙", "سفينة حمراء في البحر", "赤い船が夜の海を渡る"])
+def test_emoji_and_any_script_are_loglines(catalog: Catalog, logline: str) -> None:
+    assert film.plan(film.Brief(logline=logline), catalog)[0].params["logline"] == logline
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        pytest.param({"prompt": ""}, "prompt", id="empty prompt"),
+        pytest.param({"prompt": "quarterly results"}, "prompt", id="nothing to draw"),
+        pytest.param({"size": (640, 480)}, "size", id="a size that it cannot draw"),
+        pytest.param({"size": (0, 512)}, "size", id="no width"),
+        pytest.param({"seed": -1}, "seed", id="negative seed"),
+    ],
+)
+def test_a_bad_clip_is_refused_with_the_field_and_the_remedy(
+    catalog: Catalog, change: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        clip.plan(clip.Brief(**{"prompt": "a red boat", **change}), catalog)
+    assert caught.value.field == field
+
+
+def test_an_image_is_a_take_of_one_frame(catalog: Catalog) -> None:
+    (task,) = image.plan(image.Brief(prompt="a red boat"), catalog)
+    assert task.params["spec"]["num_frames"] == 1
