@@ -119,7 +119,8 @@ class Family(Protocol):
     def progress(self, state: Any) -> tuple[int, int]:
         """(denoise steps done, denoise steps in all)."""
 
-    def save(self, state: Any) -> bytes: ...
+    def save(self, state: Any) -> bytes | None:
+        """All that the next step reads; None if this take cannot be resumed (a pipeline that is run whole)."""
 
     def load(self, data: bytes) -> Any:
         """The state that `save` wrote. Raises DamagedCheckpoint if it is damaged or of another fingerprint."""

@@ -91,7 +91,9 @@ class Renderer:
             bench.progress("denoise", done, total)
             every_s = self._checkpoint_every_s
             if every_s is not None and time.monotonic() - saved_s >= every_s and done < total:
-                bench.checkpoint(family.save(state), done)
+                checkpoint = family.save(state)
+                if checkpoint is not None:
+                    bench.checkpoint(checkpoint, done)
                 saved_s = time.monotonic()
         return state, resumed_at
 

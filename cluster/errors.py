@@ -66,7 +66,7 @@ class FarmError(Exception):
 
     def line(self) -> str:
         """One line for a person: what is wrong and what to do."""
-        text = " ".join(str(self.args[0] if self.args else self.code).split())  # from a Ray actor args[0] is an error
+        text = " ".join(str((self.args[0] if self.args else "") or self.code).split())  # from a Ray actor args[0] is an error
         if self.field and self.field not in text:
             text = f"{self.field}: {text}"
         return f"{text}; {self.remedy}" if self.remedy else text

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.errors import InvalidGraph
+from cluster.assets import canonical_json
+from cluster.errors import InvalidGraph, InvalidInput
 
 MAX_TASKS = 20_000
+LONGEST = {"key": 128, "step": 64, "role": 32, "entry": 255, "model": 128}
+"""Characters of the names of a task: what every database holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +22,9 @@ class TaskSpec:
     """One task of a graph: what runs (`entry`), on which role, after which others.
 
     `key` is unique in its job and speaks to people ("sh010.t1"); `needs` names keys of the same job.
-    `entry` is an import string, "package.module:function"; only JSON goes into `params`.
+    `entry` is an import string, "package.module:function"; only JSON goes into `params`. What expands is never
+    taken from an earlier answer, since an answer brings no children. Raises InvalidGraph for names and weights that no
+    ledger holds.
     """
 
     key: str
@@ -31,6 +37,18 @@ class TaskSpec:
     weight: float = 1.0  # share of the job's progress, in predicted seconds
     expands: bool = False  # its report may carry children
     cacheable: bool = True  # the same question has the same answer, so a committed one is taken
+
+    def __post_init__(self) -> None:
+        for name, longest in LONGEST.items():
+            value = getattr(self, name)
+            if name == "model" and value is None:
+                continue
+            flaw = flaw_of_text(value, longest) if value else "is empty"
+            if flaw:
+                raise InvalidGraph(f"{name} of the task {str(self.key)[:40]!r} {flaw}", field=f"tasks.{name}")
+        if not math.isfinite(self.weight) or self.weight < 0:
+            raise InvalidGraph(f"weight of the task {self.key!r} must be 0 or more", field="tasks.weight")
+        object.__setattr__(self, "needs", tuple(dict.fromkeys(self.needs)))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,7 +66,22 @@ class TaskSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TaskSpec:
-        return cls(**{**data, "needs": tuple(data.get("needs", ()))})
+        """Raises InvalidGraph for a document that is no task."""
+        try:
+            return cls(**{**data, "needs": tuple(data.get("needs", ()))})
+        except (TypeError, AttributeError) as error:
+            raise InvalidGraph(f"not a task: {error}", field="tasks") from error
+
+
+def flaw_of_text(value: Any, longest: int) -> str | None:
+    """Why a database would refuse or mangle `value` as a line of text of at most `longest` characters."""
+    if not isinstance(value, str):
+        return "is not text"
+    if len(value) > longest:
+        return f"is longer than {longest} characters"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        return "holds a control character or a lone surrogate"
+    return None
 
 
 def checked(tasks: Sequence[TaskSpec], *, existing: frozenset[str] = frozenset()) -> list[TaskSpec]:
@@ -64,6 +97,11 @@ def checked(tasks: Sequence[TaskSpec], *, existing: frozenset[str] = frozenset()
         )
     by_key: dict[str, TaskSpec] = {}
     for task in tasks:
+        try:
+            canonical_json(task.params)
+        except (InvalidInput, RecursionError) as error:
+            what = str(error) if isinstance(error, InvalidInput) else "nested too deeply"
+            raise InvalidInput(f"params of the task {task.key!r}: {what}", field="tasks.params") from error
         if task.key in by_key or task.key in existing:
             raise InvalidGraph(f"two tasks have the key {task.key!r}", field="tasks")
         by_key[task.key] = task
@@ -95,16 +133,34 @@ def checked(tasks: Sequence[TaskSpec], *, existing: frozenset[str] = frozenset()
     return sorted(order, key=lambda t: (level[t.key], position[t.key]))
 
 
-def canonical(value: Any) -> bytes:
-    """JSON with one spelling: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+def content_key(
+    *,
+    entry: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Sequence[str]],
+    engine: str,
+    model: str | None = None,
+) -> str:
+    """SHA-256 of all that was asked of a task; where and how it runs is not in it. Raises InvalidInput for no JSON.
 
-
-def content_key(*, entry: str, params: Mapping[str, Any], inputs: Mapping[str, Sequence[str]], engine: str) -> str:
-    """SHA-256 of all that was asked of a task; where and how it runs is not in it.
-
-    `inputs` maps the keys of needed tasks to the content hashes of their files; `engine` names the major version of
+    `inputs` maps the keys of needed tasks to the hashes of what they answered; `engine` names the major version of
     what answers, so that an upgrade which may change the answer changes the key.
     """
-    asked = {"entry": entry, "params": params, "inputs": inputs, "engine": engine}
-    return hashlib.sha256(canonical(asked)).hexdigest()
+    asked = {"entry": entry, "params": params, "inputs": inputs, "engine": engine, "model": model}
+    return hashlib.sha256(canonical_json(asked)).hexdigest()
+
+
+def answer_hashes(files: Sequence[Mapping[str, Any]] | None, result: Any) -> list[str]:
+    """What a dependant reads of a committed task: the content of its files, and its small facts."""
+    hashes = [str(file["content_sha256"]) for file in files or ()]
+    return [*hashes, f"result:{hashlib.sha256(canonical_json(result)).hexdigest()}"] if result else hashes
+
+
+def with_new_seed(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`params` of a new take: the seed of its shot, derived from the old one. None where no shot has a seed."""
+    spec = params.get("spec")
+    seed = spec.get("seed") if isinstance(spec, Mapping) else None
+    if not isinstance(spec, Mapping) or not isinstance(seed, int) or isinstance(seed, bool):
+        return None
+    derived = int.from_bytes(hashlib.sha256(f"another take after {seed}".encode()).digest()[:4], "big") & 0x7FFFFFFF
+    return {**params, "spec": {**spec, "seed": derived}}

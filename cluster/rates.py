@@ -55,7 +55,7 @@ def load_rate_card(path: Path | None = None) -> RateCard:
         data = yaml.safe_load(source.read_text(encoding="utf-8"))
         version, rows = str(data["version"]), list(data["rates"])
         currency = data.get("currency", "USD")
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise InvalidSettings(f"cannot read the rate card {source.name}: {error}", field="rates") from error
     if currency != "USD":
         raise InvalidSettings(f"the rate card is in {currency}; only USD is accounted", field="rates.currency")
@@ -66,18 +66,19 @@ def _rate(row: dict[str, Any], index: int, version: str) -> Rate:
     field = f"rates[{index}]"
     try:
         price = Decimal(str(row["usd_per_hour"]))
-        since = row["since"] if isinstance(row["since"], date) else date.fromisoformat(str(row["since"]))
+        since = date.fromisoformat(str(row["since"]))
+        if not price.is_finite() or price < 0:
+            raise ValueError(f"usd_per_hour must be 0 or more, got {price}")
         rate = Rate(
             accelerator=str(row["accelerator"]),
             price_class=str(row["price_class"]),
-            nano_per_hour=int(price * NANO),
+            nano_per_hour=round(price * NANO),
             since=since,
             card=version,
         )
     except (KeyError, TypeError, ValueError, InvalidOperation) as error:
-        raise InvalidSettings(f"cannot read a rate: {error!r}", field=field) from error
-    if not price.is_finite() or price < 0:
-        raise InvalidSettings(f"usd_per_hour must be 0 or more, got {price}", field=f"{field}.usd_per_hour")
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise InvalidSettings(f"cannot read the rate {field}: {what}", field=field) from error
     return rate
 
 

@@ -5,7 +5,6 @@ Nothing here saves, logs or counts a move; that is the caller's work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 from cluster.errors import IllegalMove
@@ -76,8 +75,11 @@ MOVES: dict[tuple[State, Move], State] = {
     (S.PENDING, M.DEPS_MET): S.READY,
     (S.READY, M.DEPS_REOPENED): S.PENDING,
     (S.BACKOFF, M.DEPS_REOPENED): S.PENDING,
+    # What runs on inputs that are being made again would commit an answer older than its question: it is fenced.
+    (S.RUNNING, M.DEPS_REOPENED): S.PENDING,
     (S.READY, M.LEASE): S.RUNNING,
     (S.READY, M.CACHE_HIT): S.SUCCEEDED,
+    (S.BACKOFF, M.CACHE_HIT): S.SUCCEEDED,
     (S.READY, M.NO_FLEET): S.NOT_COMPATIBLE,
     (S.RUNNING, M.COMMIT): S.SUCCEEDED,
     (S.RUNNING, M.GATE): S.IN_REVIEW,
@@ -88,15 +90,16 @@ MOVES: dict[tuple[State, Move], State] = {
     (S.BACKOFF, M.BACKOFF_OVER): S.READY,
     # A lost attempt that had already uploaded: its receipt is found and committed while no newer lease exists.
     (S.READY, M.COMMIT): S.SUCCEEDED,
-    (S.BACKOFF, M.COMMIT): S.SUCCEEDED,
+    (S.DEAD, M.COMMIT): S.SUCCEEDED,
     (S.READY, M.GATE): S.IN_REVIEW,
-    (S.BACKOFF, M.GATE): S.IN_REVIEW,
+    (S.DEAD, M.GATE): S.IN_REVIEW,
     (S.IN_REVIEW, M.APPROVE): S.SUCCEEDED,
     (S.IN_REVIEW, M.REJECT): S.DEAD,
     (S.SUSPENDED, M.RELEASE): S.READY,
     (S.SUSPENDED, M.RELEASE_PENDING): S.PENDING,
     (S.SUCCEEDED, M.INPUTS_CHANGED): S.STALE,
     (S.EATEN, M.INPUTS_CHANGED): S.STALE,
+    (S.IN_REVIEW, M.INPUTS_CHANGED): S.STALE,
     (S.DEAD, M.EAT): S.EATEN,
     (S.READY, M.EAT): S.EATEN,
     (S.PENDING, M.EAT): S.EATEN,
@@ -110,6 +113,8 @@ MOVES: dict[tuple[State, Move], State] = {
 
 REOPENING = frozenset({M.REOPEN, M.REOPEN_PENDING})
 """Moves that start a new generation of a task."""
+OF_PEOPLE = frozenset({M.HOLD, M.RELEASE, M.CANCEL, M.EAT, M.REOPEN, M.APPROVE, M.REJECT})
+"""Moves that a person may ask for; all others follow from them, or from what a worker or a dispatcher saw."""
 
 
 def moved(state: State, move: Move) -> State:
@@ -135,27 +140,30 @@ class JobState(StrEnum):
 
 
 def job_state(counts: dict[State, int]) -> JobState:
-    """What a person calls the state of a job, from how many of its tasks are in which state."""
+    """What a person calls the state of a job, from how many of its tasks are in which state.
+
+    A graph has no cycles, so a job whose only open tasks are PENDING waits for one that ended without success: it is
+    over, since nothing of it will ever move by itself.
+    """
     has = {s for s, n in counts.items() if n}
-    live = has & OPEN
+    waiting = (has & OPEN) - {S.PENDING}
     broken = has & {S.DEAD, S.NOT_COMPATIBLE}
-    if not live:
+    if not waiting:
         if broken:
             return JobState.FAILED
         if S.CANCELED in has:
             return JobState.CANCELED
-        return JobState.FAILED if S.STALE in has else JobState.SUCCEEDED
-    if live <= {S.SUSPENDED, S.PENDING} and S.SUSPENDED in live:
+        return JobState.SUCCEEDED if has <= DONE else JobState.FAILED
+    if waiting == {S.SUSPENDED}:
         return JobState.SUSPENDED
     if broken:
-        # What waits for a dead input will never run by itself.
-        return JobState.FAILED if live <= {S.PENDING} else JobState.FAILING
-    if live & {S.RUNNING}:
+        return JobState.FAILING
+    if S.RUNNING in waiting:
         return JobState.RUNNING
-    if S.IN_REVIEW in live and not live & {S.READY, S.BACKOFF}:
+    if S.IN_REVIEW in waiting and not waiting & {S.READY, S.BACKOFF}:
         return JobState.IN_REVIEW
     return JobState.RUNNING if has & DONE else JobState.QUEUED
 
 
-def ended(states: Iterable[State]) -> bool:
-    return all(s in ENDED for s in states)
+OVER = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED})
+"""States of a job in which nothing moves until a person asks."""

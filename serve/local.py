@@ -24,7 +24,7 @@ from actors.catalog import Catalog
 from actors.contract import Quality
 from cluster import settings as settings_module
 from cluster.accelerators import Fleet
-from cluster.errors import FarmError, InvalidInput, StoreFull, Unavailable
+from cluster.errors import FailureClass, FarmError, InvalidInput, JobFailed, StoreFull, Unavailable, UserMistake
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.ledger import Ledger
@@ -203,9 +203,7 @@ class Farm:
                 self.fleets.desk.cancel(job_id)
             raise
         if last.state is not JobState.SUCCEEDED:
-            broken = next((t for t in last.tasks if t.state in (State.DEAD, State.NOT_COMPATIBLE)), None)
-            what = f"task {broken.key} failed: {broken.reason}" if broken else f"the job ended {last.state}"
-            raise Unavailable(what, remedy="run the same command again: what is done is kept and not rendered twice")
+            raise self._why(last)
         files = self._deliver(job_id, result_key, out)
         finished_s = time.monotonic()
         names = {"publish": "film.mp4", "clip": "clip.mp4", "image": "still.png"}
@@ -246,6 +244,19 @@ class Farm:
                     raise StoreFull(str(event.data.get("message")))
         assert last is not None
         return last
+
+    def _why(self, last: Update) -> FarmError:
+        """What ended the job without its result: the user's mistake, if its dead task says so."""
+        broken = next((t for t in last.tasks if t.state in (State.DEAD, State.NOT_COMPATIBLE)), None)
+        if broken is None:
+            return JobFailed(f"the job ended {last.state}")
+        failures = {a["failure"] for a in self.ledger.attempts(last.job.id) if a["task_id"] == broken.id}
+        if FailureClass.INPUT in failures:
+            return UserMistake(f"{broken.key}: {broken.reason}")
+        return JobFailed(
+            f"task {broken.key} failed: {broken.reason}",
+            remedy="run the same command again: what is done is kept and not rendered twice",
+        )
 
     def _want_workers(self, job_id: str) -> None:
         """Spawns the fleets that the open tasks need, and, while a script is written, the one that will draw it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -12,61 +13,92 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from cluster.errors import DamagedLedger, InvalidSettings, LedgerUnavailable
+from cluster.errors import DamagedLedger, FarmError, InvalidInput, InvalidSettings, LedgerUnavailable
 
 T = TypeVar("T")
 MIGRATIONS = Path(__file__).parent / "migrations"
 TRIES = 12
+BUSY_S = 15
+"""How long SQLite waits for another process that writes, before a try counts as failed."""
+PATIENCE_S = 30.0
 
 
 class Database:
-    """SQLite for one host, PostgreSQL for more. Statements are the same on both."""
+    """SQLite for one host, PostgreSQL for more. Statements are the same on both. Any thread may call it."""
 
-    def __init__(self, url: str) -> None:
-        if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
+    def __init__(self, url: str, *, durable: bool = True) -> None:
+        """Without `durable` a crash of the machine may lose the newest commits of SQLite: for what is thrown away."""
+        if not url.startswith(("sqlite:///", "postgresql+psycopg://")) or url in ("sqlite:///", "sqlite:///:memory:"):
             raise InvalidSettings(
-                "the ledger is neither SQLite nor PostgreSQL",
+                "the ledger is neither a file of SQLite nor a database of PostgreSQL",
                 field="FARM_LEDGER_URL",
                 remedy="use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME",
             )
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
-            self.engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
-            _make_sqlite_strict(self.engine)
+            self.engine = create_engine(
+                url, connect_args={"timeout": BUSY_S, "check_same_thread": False}, json_serializer=_to_json
+            )
+            _make_sqlite_strict(self.engine, durable=durable)
         else:
-            self.engine = create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True, pool_size=4)
+            self.engine = create_engine(
+                url,
+                isolation_level="SERIALIZABLE",
+                pool_pre_ping=True,
+                pool_size=4,
+                json_serializer=_to_json,
+                connect_args={
+                    "connect_timeout": 10,
+                    "tcp_user_timeout": 30_000,
+                    "options": "-c statement_timeout=60s -c idle_in_transaction_session_timeout=60s",
+                },
+            )
 
-    def transaction(self, work: Callable[[Connection], T]) -> T:
+    def transaction(self, work: Callable[[Connection], T], *, repeatable: bool = True) -> T:
         """What `work` returns, after its commit. It may run more than once: it must have no other effect.
 
-        Raises LedgerUnavailable when the database does not answer or keeps refusing; then nothing was committed, or,
-        if the connection broke during the commit, the caller finds out by reading.
+        `repeatable` says that `work` finds what it did before, so that it runs again too when the connection broke in
+        the middle of a commit. Raises LedgerUnavailable when the database does not answer or keeps refusing.
         """
-        delay_s = 0.002
+        delay_s, began_s = 0.002, time.monotonic()
         for attempt in range(1, TRIES + 1):
+            committing = False
             try:
                 with self.engine.begin() as connection:
-                    return work(connection)
+                    result = work(connection)
+                    committing = True
+                return result
+            except PoolTimeout as error:
+                raise LedgerUnavailable("the ledger is busy: too many threads wait for it") from error
             except DBAPIError as error:
-                if not _worth_a_retry(error):
+                lost = _connection_lost(error)
+                if lost and committing and not repeatable:
+                    raise LedgerUnavailable(
+                        "the ledger went away during a commit", remedy="look whether it was done before you repeat it"
+                    ) from error
+                if not lost and not _lost_a_race(error):
                     raise self._explained(error) from error
-                if attempt == TRIES:
-                    raise LedgerUnavailable(f"the ledger kept refusing a transaction: {_first_line(error)}") from error
+                if attempt == TRIES or time.monotonic() - began_s > PATIENCE_S:
+                    why = "does not answer" if lost else "kept refusing a transaction"
+                    raise LedgerUnavailable(f"the ledger {why}: {_first_line(error)}") from error
                 time.sleep(delay_s * (0.5 + random.random()))
                 delay_s = min(delay_s * 2, 0.5)
+            except StatementError as error:
+                raise error.orig if isinstance(error.orig, FarmError) else self._explained(error) from error
         raise AssertionError("unreachable")
 
-    def _explained(self, error: DBAPIError) -> Exception:
+    def _explained(self, error: StatementError) -> FarmError:
         line = _first_line(error)
         if self.is_sqlite and ("malformed" in line or "not a database" in line):
             return DamagedLedger(f"the ledger file is damaged ({line})", remedy="restore a backup of it")
-        if isinstance(error, OperationalError) or error.connection_invalidated:
+        if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
             return LedgerUnavailable(f"the ledger does not answer: {line}")
-        return error
+        return FarmError(f"the ledger refused a statement: {line}")
 
     def migrate(self) -> None:
         """Brings the schema forward. Raises DamagedLedger for a file that is none, or that a newer version wrote."""
@@ -74,27 +106,39 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS))
         script = ScriptDirectory.from_config(config)
         try:
-            with self.engine.begin() as connection:
+            with self.engine.connect() as connection:
                 if not self.is_sqlite:
-                    connection.execute(text("SELECT pg_advisory_xact_lock(7245011)"))
-                current = MigrationContext.configure(connection).get_current_revision()
-                known = {s.revision for s in script.walk_revisions()}
-                if current is not None and current not in known:
-                    raise DamagedLedger(
-                        f"the ledger was written by a newer version of Reelfarm (schema {current})",
-                        remedy="upgrade Reelfarm, or point FARM_HOME at another directory",
-                    )
-                if current != script.get_current_head():
-                    config.attributes["connection"] = connection
-                    command.upgrade(config, "head")
-        except DatabaseError as error:
+                    # Not SERIALIZABLE: who has waited for the lock must see what the other one has built meanwhile.
+                    connection.execution_options(isolation_level="READ COMMITTED")
+                with connection.begin():
+                    self._upgrade(connection, config, script)
+        except DBAPIError as error:
             raise self._explained(error) from error
+
+    def _upgrade(self, connection: Connection, config: Config, script: ScriptDirectory) -> None:
+        if not self.is_sqlite:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(7245011)"))
+        current = MigrationContext.configure(connection).get_current_revision()
+        known = {s.revision for s in script.walk_revisions()}
+        if current is not None and current not in known:
+            raise DamagedLedger(
+                f"the ledger was written by a newer version of Reelfarm (schema {current})",
+                remedy="upgrade Reelfarm, or point FARM_HOME at another directory",
+            )
+        if current is None and self.is_sqlite and inspect(connection).get_table_names():
+            raise DamagedLedger(
+                "the ledger file is a database of something else", remedy="point FARM_LEDGER_URL at another file"
+            )
+        if current != script.get_current_head():
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
 
     def close(self) -> None:
         self.engine.dispose()
 
 
-def _make_sqlite_strict(engine: Engine) -> None:
+def _make_sqlite_strict(engine: Engine, *, durable: bool) -> None:
     """BEGIN IMMEDIATE for every transaction, so that no race hides behind a lock upgrade; foreign keys on; WAL."""
 
     @event.listens_for(engine, "connect")
@@ -102,7 +146,7 @@ def _make_sqlite_strict(engine: Engine) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 
@@ -111,12 +155,32 @@ def _make_sqlite_strict(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _worth_a_retry(error: DBAPIError) -> bool:
+def _to_json(value: Any) -> str:
+    """What both databases take: no NaN, no lone surrogate. Raises InvalidInput."""
+    try:
+        document = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        document.encode()
+        return document
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"not a JSON document: {error}") from error
+
+
+def _lost_a_race(error: DBAPIError) -> bool:
+    """Rolled back whole, and worth another try."""
     state = getattr(error.orig, "sqlstate", None)
-    if state in {"40001", "40P01"}:  # serialization failure, deadlock: the transaction was rolled back
+    if state in {"40001", "40P01"}:  # serialization failure, deadlock
         return True
+    if state == "23505":  # two inserted one key at once; the second finds it when it looks again
+        return isinstance(error, IntegrityError)
     return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
 
 
-def _first_line(error: DBAPIError) -> str:
+def _connection_lost(error: DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # no answer of a server at all
+        return error.connection_invalidated or type(error.orig).__module__.startswith("psycopg")
+    return state[:2] == "08" or state in {"57P01", "57P02", "57P03"}  # connection, shutdown, starting up
+
+
+def _first_line(error: StatementError) -> str:
     return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error).__name__

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from cluster.ledger.schema import events, jobs
 from cluster.states import State
+
+INSERT = insert(events)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class News:
+    """An event that has no number yet."""
+
+    kind: str
+    task_id: str | None = None
+    attempt_id: str | None = None
+    epoch: int | None = None
+    from_state: State | None = None
+    to_state: State | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,33 +53,60 @@ def append(
     task_id: str | None = None,
     attempt_id: str | None = None,
     epoch: int | None = None,
-    from_state: State | None = None,
-    to_state: State | None = None,
     data: dict[str, Any] | None = None,
-) -> int:
-    """Writes the job's next event, moves its counters of states along, and returns the event's number."""
-    counters: dict[str, Any] = {"seq": jobs.c.seq + 1}
-    if from_state != to_state:
-        if from_state is not None:
-            counters[f"n_{from_state.value}"] = jobs.c[f"n_{from_state.value}"] - 1
-        if to_state is not None:
-            counters[f"n_{to_state.value}"] = jobs.c[f"n_{to_state.value}"] + 1
-    seq = connection.execute(update(jobs).where(jobs.c.id == job_id).values(counters).returning(jobs.c.seq)).scalar_one()
+) -> None:
+    """Writes one event of a job that moves no task."""
+    news = News(kind=kind, task_id=task_id, attempt_id=attempt_id, epoch=epoch, data=data or {})
+    append_all(connection, job_id, [news], at_us=at_us)
+
+
+def append_all(connection: Connection, job_id: str, news: Sequence[News], *, at_us: int) -> Row[Any]:
+    """Numbers and writes events of a job, moves its counters along, and returns its row; two statements in all.
+
+    PostgreSQL keeps every version of a row that one transaction makes and walks all of them at each change: so the row
+    of a job is changed once, not once for each of its tasks.
+    """
+    moved: Counter[str] = Counter()
+    for one in news:
+        if one.from_state is not None:
+            moved[one.from_state.value] -= 1
+        if one.to_state is not None:
+            moved[one.to_state.value] += 1
+    changed = tuple(sorted(state for state, n in moved.items() if n))
+    more = {f"more_{state}": moved[state] for state in changed}
+    job = connection.execute(_count(changed), {"job": job_id, "num": len(news), **more}).one()
+    first = int(job.seq) - len(news) + 1
     connection.execute(
-        insert(events).values(
-            job_id=job_id,
-            seq=seq,
-            at_us=at_us,
-            kind=kind,
-            task_id=task_id,
-            attempt_id=attempt_id,
-            epoch=epoch,
-            from_state=from_state.value if from_state else None,
-            to_state=to_state.value if to_state else None,
-            data=data or {},
-        )
+        INSERT,
+        [
+            {
+                "job_id": job_id,
+                "seq": first + n,
+                "at_us": at_us,
+                "kind": one.kind,
+                "task_id": one.task_id,
+                "attempt_id": one.attempt_id,
+                "epoch": one.epoch,
+                "from_state": one.from_state.value if one.from_state else None,
+                "to_state": one.to_state.value if one.to_state else None,
+                "data": one.data,
+            }
+            for n, one in enumerate(news)
+        ],
     )
-    return int(seq)
+    return job
+
+
+@cache
+def _count(states: tuple[str, ...]) -> ReturningUpdate[Any]:
+    """The next numbers of a job, and its counters of these states moved along; built once for each set of states."""
+    counters = {f"n_{state}": jobs.c[f"n_{state}"] + bindparam(f"more_{state}") for state in states}
+    return (
+        update(jobs)
+        .where(jobs.c.id == bindparam("job"))
+        .values({"seq": jobs.c.seq + bindparam("num"), **counters})
+        .returning(*jobs.c)
+    )
 
 
 def after(connection: Connection, job_id: str, seq: int, limit: int) -> list[Event]:

@@ -7,15 +7,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, bindparam, insert, select
 
+from cluster.assets import canonical_json, check_tenant
 from cluster.errors import InvalidInput, NotFound
-from cluster.graph import TaskSpec, canonical
-from cluster.ledger import events, moves
+from cluster.graph import TaskSpec, flaw_of_text
+from cluster.ledger import events, moves, questions
 from cluster.ledger.schema import jobs, shows, tasks
 from cluster.states import JobState, State, job_state
 
 TIERS = ("interactive", "normal", "batch")
+READY_TASKS = (
+    select(
+        tasks.c.id,
+        tasks.c.job_id,
+        tasks.c.role,
+        tasks.c.model,
+        tasks.c.epoch,
+        tasks.c.weight,
+        tasks.c.changed_us,
+        tasks.c.key,
+        tasks.c.failures,
+    )
+    .where(tasks.c.job_id == bindparam("job"), tasks.c.state == State.READY.value, ~questions.ANSWERED_ELSEWHERE)
+    .order_by(tasks.c.ordinal)
+    .limit(bindparam("most"))
+)
+PUBLIC = (
+    *("id", "tenant", "show", "recipe", "version", "title", "spec", "tier", "priority", "deadline_us", "held"),
+    *("seq", "num_tasks", "created_us", "ended_us"),
+)
+"""Columns of a job that people see."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,9 +60,18 @@ class JobSpec:
             raise InvalidInput(f"no tier {self.tier!r}", field="tier", remedy=f"use one of {', '.join(TIERS)}")
         if not 0 <= self.priority <= 100:
             raise InvalidInput(f"priority must be from 0 to 100, got {self.priority}", field="priority")
+        check_tenant(self.tenant)
+        lines = {"recipe": 128, "title": 1000, "show": 64, "idempotency_key": 255}
+        for name, longest in lines.items():
+            value = getattr(self, name)
+            text = value.replace("\n", " ") if name == "title" else value
+            flaw = flaw_of_text(text, longest) if value is not None else None
+            if flaw:
+                raise InvalidInput(f"{name} {flaw}", field=name)
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(canonical([self.recipe, self.version, self.show, self.spec])).hexdigest()
+        """Raises InvalidInput for a spec that is no JSON."""
+        return hashlib.sha256(canonical_json([self.recipe, self.version, self.show, self.spec])).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +109,11 @@ def submit(
 ) -> tuple[str, bool]:
     """Commits a job with its first tasks. Returns (id, created): a retried submit gets the id of the first.
 
+    A `job_id` that is there already is this same call again, after a commit whose outcome nobody heard.
     Raises InvalidGraph, and InvalidInput when the idempotency key was used for another question.
     """
+    if connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).one_or_none() is not None:
+        return job_id, True
     if spec.idempotency_key is not None:
         known = connection.execute(
             select(jobs.c.id, jobs.c.fingerprint).where(
@@ -138,7 +172,7 @@ def read(connection: Connection, job_id: str) -> Job:
 
 
 def with_ready_tasks(connection: Connection) -> list[Row[Any]]:
-    """(id, seq) and what orders them, of each job that has READY tasks and is not on hold."""
+    """(id, seq) and what orders them, of each job with READY tasks that is not on hold; `seq` tells of any change."""
     return list(
         connection.execute(
             select(
@@ -156,25 +190,12 @@ def with_ready_tasks(connection: Connection) -> list[Row[Any]]:
 
 
 def ready_tasks(connection: Connection, job_id: str, limit: int) -> list[Row[Any]]:
-    """The first READY tasks of a job: (id, role, model, epoch, weight, changed_us, key, failures)."""
-    return list(
-        connection.execute(
-            select(
-                tasks.c.id,
-                tasks.c.job_id,
-                tasks.c.role,
-                tasks.c.model,
-                tasks.c.epoch,
-                tasks.c.weight,
-                tasks.c.changed_us,
-                tasks.c.key,
-                tasks.c.failures,
-            )
-            .where(tasks.c.job_id == job_id, tasks.c.state == State.READY.value)
-            .order_by(tasks.c.ordinal)
-            .limit(limit)
-        )
-    )
+    """The first READY tasks of a job: (id, role, model, epoch, weight, changed_us, key, failures).
+
+    A task whose question somebody is answering right now is left out: it will take that answer, or be told by an event
+    of its job that the other one gave up.
+    """
+    return list(connection.execute(READY_TASKS, {"job": job_id, "most": limit}))
 
 
 def tasks_of(connection: Connection, job_id: str) -> list[Row[Any]]:
@@ -183,11 +204,6 @@ def tasks_of(connection: Connection, job_id: str) -> list[Row[Any]]:
 
 def as_job(row: Row[Any]) -> Job:
     return Job(
-        **{
-            name: row._mapping[name]
-            for name in (
-                "id tenant show recipe version title spec tier priority deadline_us held seq num_tasks created_us ended_us"
-            ).split()
-        },
+        **{name: row._mapping[name] for name in PUBLIC},
         counts={s: n for s, n in moves.counts_of(row).items() if n},
     )

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
 from cluster import failures
-from cluster.errors import FailureClass, StaleTerm
-from cluster.graph import TaskSpec
-from cluster.ledger import events, money, moves
-from cluster.ledger.schema import assets, attempts, dispatcher, jobs, takes, tasks, workers
+from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleTerm, WorkerLost
+from cluster.graph import TaskSpec, with_new_seed
+from cluster.ledger import attempts, events, money, moves, questions
+from cluster.ledger.schema import attempts as attempts_table
+from cluster.ledger.schema import dispatcher, jobs, tasks, workers
 from cluster.states import AttemptState, Move, State
+
+LONGEST_MESSAGE = 4_000
+
+TERM = select(dispatcher.c.term)
+ATTEMPT = select(attempts_table).where(attempts_table.c.id == bindparam("attempt"))
+ANSWERED_ELSEWHERE = select(tasks.c.id).where(tasks.c.id == bindparam("task"), questions.ANSWERED_ELSEWHERE)
+BY_REQUEST = (
+    select(tasks)
+    .join(attempts_table, attempts_table.c.id == tasks.c.attempt_id)
+    .where(
+        attempts_table.c.worker_id == bindparam("worker"),
+        attempts_table.c.request_id == bindparam("request"),
+        attempts_table.c.state == AttemptState.RUNNING.value,
+        tasks.c.state == State.RUNNING.value,
+    )
+)
+BACKOFF_OVER = (
+    select(tasks)
+    .where(
+        tasks.c.state == State.BACKOFF.value,
+        or_(tasks.c.not_before_us <= bindparam("now"), tasks.c.not_before_us > bindparam("latest")),
+    )
+    .order_by(tasks.c.not_before_us, tasks.c.id)
+    .limit(500)
+)
 
 
 class Answer(StrEnum):
@@ -36,39 +62,36 @@ def take_term(connection: Connection, *, now_us: int) -> int:
 
 
 def check_term(connection: Connection, term: int) -> None:
-    current = connection.execute(select(dispatcher.c.term)).scalar_one_or_none()
+    current = connection.execute(TERM).scalar_one_or_none()
     if current != term:
         raise StaleTerm(f"dispatcher of term {term} has been replaced by term {current}")
-
-
-def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
-    """A worker is here: its holding began when it was spawned, and until now it was loading. Idempotent."""
-    known = connection.execute(select(workers.c.id).where(workers.c.id == row["id"])).one_or_none()
-    if known is None:
-        connection.execute(insert(workers).values(**row, since_us=row["spawned_us"], ended_us=None))
-        money.close_interval(connection, row["id"], now_us=now_us, idle_kind="load")
-
-
-def leave(connection: Connection, worker_id: str, *, now_us: int) -> None:
-    money.close_interval(connection, worker_id, now_us=now_us)
-    connection.execute(
-        update(workers).where(workers.c.id == worker_id, workers.c.ended_us.is_(None)).values(ended_us=now_us)
-    )
 
 
 def lease(
     connection: Connection, task_id: str, *, epoch: int, attempt_id: str, worker_id: str, request_id: str, now_us: int
 ) -> Row[Any] | None:
-    """Gives the task to the worker under epoch + 1, if it is still READY at `epoch`. Returns its row, or None."""
+    """Gives the task to the worker under epoch + 1, if it is still READY at `epoch`. Returns its row, or None.
+
+    A request that has a lease already gets that one again, whatever it asks now: one request, one lease. None too if
+    the job is on hold or canceled, or if somebody else is answering the same question. Raises WorkerLost for a worker
+    that is not here: nobody would pay for its time.
+    """
+    again = leased_by_request(connection, worker_id, request_id)
+    if again is not None:
+        return again
     task = moves.read(connection, task_id)
     if task is None or task.state != State.READY.value or task.epoch != epoch:
         return None
-    held = connection.execute(select(jobs.c.held).where(jobs.c.id == task.job_id)).scalar_one()
-    if held:
+    job = connection.execute(select(jobs.c.held, jobs.c.target).where(jobs.c.id == task.job_id)).one()
+    waits = connection.execute(ANSWERED_ELSEWHERE, {"task": task_id}).one_or_none() is not None
+    if job.held or job.target != "run" or waits:
         return None
+    here = select(workers.c.id).where(workers.c.id == worker_id, workers.c.ended_us.is_(None))
+    if connection.execute(here).one_or_none() is None:
+        raise WorkerLost(f"worker {worker_id} has left, or never joined", remedy="join first")
     money.close_interval(connection, worker_id, now_us=now_us)
     connection.execute(
-        insert(attempts).values(
+        insert(attempts_table).values(
             id=attempt_id,
             task_id=task_id,
             job_id=task.job_id,
@@ -81,29 +104,14 @@ def lease(
         )
     )
     moves.apply(
-        connection,
-        task,
-        Move.LEASE,
-        now_us=now_us,
-        attempt_id=attempt_id,
-        data={"worker": worker_id},
-        epoch=epoch + 1,
+        connection, task, Move.LEASE, now_us=now_us, attempt_id=attempt_id, data={"worker": worker_id}, epoch=epoch + 1
     )
     return moves.read(connection, task_id)
 
 
 def leased_by_request(connection: Connection, worker_id: str, request_id: str) -> Row[Any] | None:
     """The task of a lease whose reply was lost, if its attempt still runs."""
-    return connection.execute(
-        select(tasks)
-        .join(attempts, attempts.c.id == tasks.c.attempt_id)
-        .where(
-            attempts.c.worker_id == worker_id,
-            attempts.c.request_id == request_id,
-            attempts.c.state == AttemptState.RUNNING.value,
-            tasks.c.state == State.RUNNING.value,
-        )
-    ).one_or_none()
+    return connection.execute(BY_REQUEST, {"worker": worker_id, "request": request_id}).one_or_none()
 
 
 def running(connection: Connection) -> list[Row[Any]]:
@@ -111,12 +119,12 @@ def running(connection: Connection) -> list[Row[Any]]:
     return list(
         connection.execute(
             select(
-                attempts.c.task_id,
-                attempts.c.id.label("attempt_id"),
-                attempts.c.epoch,
-                attempts.c.worker_id,
-                attempts.c.job_id,
-            ).where(attempts.c.state == AttemptState.RUNNING.value)
+                attempts_table.c.task_id,
+                attempts_table.c.id.label("attempt_id"),
+                attempts_table.c.epoch,
+                attempts_table.c.worker_id,
+                attempts_table.c.job_id,
+            ).where(attempts_table.c.state == AttemptState.RUNNING.value)
         )
     )
 
@@ -128,62 +136,53 @@ def commit(
     attempt_id: str,
     epoch: int,
     receipt_key: str,
-    files: list[dict[str, Any]],
-    result: dict[str, Any],
-    facts: dict[str, Any],
+    files: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Any],
+    facts: Mapping[str, Any],
     children: Sequence[TaskSpec],
     child_ids: Sequence[str],
     now_us: int,
 ) -> Answer:
-    """One transaction moves the task, books the cost and inserts the children. The receipt is verified already."""
-    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, now_us, adopt=True)
+    """One transaction moves the task, books the cost and inserts the children. The receipt is verified already.
+
+    Who waits for an answer to the same question takes this one. Raises InvalidGraph for children that the job cannot
+    take; then nothing has happened.
+    """
+    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.SUCCEEDED, now_us)
     if answer is not Answer.ACCEPTED:
         return answer
-    if attempt.state == AttemptState.RUNNING.value:
-        _end_attempt(connection, attempt, AttemptState.SUCCEEDED, now_us, receipt_key=receipt_key, facts=facts)
-    job = connection.execute(select(jobs.c.tenant, jobs.c.id).where(jobs.c.id == task.job_id)).one()
-    for file in files:
-        known = select(assets.c.sha256).where(assets.c.tenant == job.tenant, assets.c.sha256 == file["sha256"])
-        if connection.execute(known).one_or_none() is None:
-            connection.execute(
-                insert(assets).values(
-                    tenant=job.tenant,
-                    sha256=file["sha256"],
-                    key=file["key"],
-                    size=file["size"],
-                    media_type=file["media_type"],
-                    created_us=now_us,
-                )
-            )
-    if task.cacheable and task.content_key is not None:
-        kept = select(takes.c.task_id).where(takes.c.tenant == job.tenant, takes.c.content_key == task.content_key)
-        if connection.execute(kept).one_or_none() is None:
-            connection.execute(
-                insert(takes).values(
-                    tenant=job.tenant,
-                    content_key=task.content_key,
-                    task_id=task_id,
-                    attempt_id=attempt_id,
-                    receipt_key=receipt_key,
-                    files=files,
-                    result=result,
-                    created_us=now_us,
-                )
-            )
+    if children and not task.expands:
+        raise InvalidGraph(f"task {task.key!r} does not expand, but reports {len(children)} children", field="children")
+    adopted = attempt.state == AttemptState.LOST.value
+    if adopted:
+        money.redeem(connection, attempt_id, now_us=now_us)
+        connection.execute(
+            update(attempts_table).where(attempts_table.c.id == attempt_id).values(receipt_key=receipt_key, facts=facts)
+        )
+    else:
+        attempts.end(connection, attempt, AttemptState.SUCCEEDED, now_us=now_us, receipt_key=receipt_key, facts=facts)
+    tenant = connection.execute(select(jobs.c.tenant).where(jobs.c.id == task.job_id)).scalar_one()
+    committed: dict[str, Any] = {"receipt_key": receipt_key, "files": files, "result": result}
+    questions.keep(connection, tenant, task, attempt_id=attempt_id, now_us=now_us, **committed)
     if children:
         moves.insert_tasks(connection, task.job_id, children, ids=child_ids, now_us=now_us)
     moves.apply(
-        connection,
-        task,
-        Move.COMMIT,
-        now_us=now_us,
-        attempt_id=attempt_id,
-        data={"receipt": receipt_key, **({"adopted": True} if attempt.state == AttemptState.LOST.value else {})},
-        receipt_key=receipt_key,
-        files=files,
-        result=result,
-    )
+        connection, task, Move.COMMIT, now_us=now_us, attempt_id=attempt_id,
+        data={"receipt": receipt_key, **({"adopted": True} if adopted else {})}, **committed,
+    )  # fmt: skip
+    _share(connection, tenant, task, now_us=now_us)
     return Answer.ACCEPTED
+
+
+def _share(connection: Connection, tenant: str, task: Row[Any], *, now_us: int) -> None:
+    """Who waits for an answer to the same question takes this one."""
+    twins = questions.waiting_twins(connection, task) if not task.expands else []
+    if twins:
+        take = questions.answers(connection, tenant, [task.content_key])[task.content_key]
+        batch = moves.Batch(connection, now_us=now_us)
+        for twin in twins:
+            batch.apply(twin, Move.CACHE_HIT, **moves.from_take(take))
+        batch.close()
 
 
 def fail(
@@ -195,115 +194,122 @@ def fail(
     failure: FailureClass,
     code: str,
     message: str,
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     now_us: int,
 ) -> Answer:
-    """The attempt failed: again after a back-off, or dead when the budget of its class is spent."""
-    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, now_us)
+    """The attempt failed: again after a back-off, or dead when the budget of its class is spent.
+
+    After a QUALITY failure the next attempt draws another take: the seed is derived from the old one.
+    """
+    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.FAILED, now_us)
     if answer is not Answer.ACCEPTED:
         return answer
-    verdict = failures.judge(failure, task.failures)
-    ends = {"failure": failure.value, "code": code, "message": message, "facts": facts}
-    _end_attempt(connection, attempt, AttemptState.FAILED, now_us, **ends)
+    deadline_us = connection.execute(select(jobs.c.deadline_us).where(jobs.c.id == task.job_id)).scalar_one()
+    left_s = None if deadline_us is None else (deadline_us - now_us) / 1e6
+    verdict = failures.judge(failure, task.failures, left_s=left_s)
+    message, code = _storable(message), _storable(code)[:64]
+    attempts.end(
+        connection, attempt, AttemptState.FAILED, now_us=now_us,
+        failure=failure.value, code=code, message=message, facts=facts,
+    )  # fmt: skip
     money.waste(connection, attempt_id, now_us=now_us, note=failure.value)
     data = {"failure": failure.value, "code": code, "message": message}
-    if verdict.dead:
-        moves.apply(
-            connection, task, Move.DIE, now_us=now_us, attempt_id=attempt_id, reason=message, data=data,
-            failures=verdict.counts,
-        )  # fmt: skip
-    else:
-        moves.apply(
-            connection, task, Move.RETRY_LATER, now_us=now_us, attempt_id=attempt_id, reason=message, data=data,
-            failures=verdict.counts, not_before_us=now_us + round(verdict.delay_s * 1e6),
-        )  # fmt: skip
+    again: dict[str, Any] = {}
+    if not verdict.dead:
+        again["not_before_us"] = now_us + round(verdict.delay_s * 1e6)
+        params = with_new_seed(task.params) if failure is FailureClass.QUALITY else None
+        if params is not None:
+            again |= {"params": params, "content_key": None}
+            data["seed"] = params["spec"]["seed"]
+    moves.apply(
+        connection, task, Move.DIE if verdict.dead else Move.RETRY_LATER, now_us=now_us, attempt_id=attempt_id,
+        reason=message, data=data, failures=verdict.counts, **again,
+    )  # fmt: skip
     return Answer.ACCEPTED
 
 
 def interrupt(
-    connection: Connection, *, task_id: str, attempt_id: str, epoch: int, facts: dict[str, Any], now_us: int
+    connection: Connection, *, task_id: str, attempt_id: str, epoch: int, facts: Mapping[str, Any], now_us: int
 ) -> Answer:
-    """Drained or preempted: READY again at once, no retry used."""
-    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, now_us)
+    """Drained or preempted: READY again at once, no retry used. What a checkpoint keeps is not wasted."""
+    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.INTERRUPTED, now_us)
     if answer is not Answer.ACCEPTED:
         return answer
-    _end_attempt(connection, attempt, AttemptState.INTERRUPTED, now_us, facts=facts)
+    attempts.end(connection, attempt, AttemptState.INTERRUPTED, now_us=now_us, facts=facts)
     if not facts.get("checkpoint"):
         money.waste(connection, attempt_id, now_us=now_us, note="interrupted")
     moves.apply(connection, task, Move.INTERRUPT, now_us=now_us, attempt_id=attempt_id)
     return Answer.ACCEPTED
 
 
-def lose(connection: Connection, *, task_id: str, attempt_id: str, epoch: int, why: str, now_us: int) -> Answer:
-    """The lease ran out, or the worker is gone. Costs one of the INFRA budget."""
-    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, now_us)
+def lose(
+    connection: Connection,
+    *,
+    task_id: str,
+    attempt_id: str,
+    epoch: int,
+    why: str,
+    now_us: int,
+    failure: FailureClass = FailureClass.INFRA,
+) -> Answer:
+    """The lease ran out, or the worker is gone. Costs one of the INFRA budget, or of POISON if the caller knows so."""
+    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.LOST, now_us)
     if answer is not Answer.ACCEPTED:
         return answer
-    verdict = failures.judge(FailureClass.INFRA, task.failures)
-    _end_attempt(connection, attempt, AttemptState.LOST, now_us, failure=FailureClass.INFRA.value, message=why)
+    verdict = failures.judge(failure, task.failures)
+    why = _storable(why)
+    attempts.end(connection, attempt, AttemptState.LOST, now_us=now_us, failure=failure.value, message=why)
     money.waste(connection, attempt_id, now_us=now_us, note="lost")
     how = Move.DIE if verdict.dead else Move.EXPIRE
     moves.apply(
         connection, task, how, now_us=now_us, attempt_id=attempt_id, reason=why, failures=verdict.counts,
-        data={"failure": FailureClass.INFRA.value},
+        data={"failure": failure.value},
     )  # fmt: skip
     return Answer.ACCEPTED
 
 
 def backoff_over(connection: Connection, *, now_us: int) -> list[str]:
-    """Moves what has waited long enough back to READY; returns the ids."""
-    due = connection.execute(
-        select(tasks).where(tasks.c.state == State.BACKOFF.value, tasks.c.not_before_us <= now_us).limit(500)
-    ).all()
+    """Moves what has waited long enough back to READY; returns the ids.
+
+    An end further off than any back-off is long was written by a clock that has been set back since: it is over too.
+    """
+    latest_us = now_us + round(failures.LONGEST_DELAY_S * 1e6)
+    due = connection.execute(BACKOFF_OVER, {"now": now_us, "latest": latest_us}).all()
+    batch = moves.Batch(connection, now_us=now_us)
     for task in due:
-        moves.apply(connection, task, Move.BACKOFF_OVER, now_us=now_us, not_before_us=None)
+        batch.apply(task, Move.BACKOFF_OVER, not_before_us=None)
+    batch.close()
     return [t.id for t in due]
 
 
 def _fence(
-    connection: Connection, task_id: str, attempt_id: str, epoch: int, now_us: int, *, adopt: bool = False
+    connection: Connection, task_id: str, attempt_id: str, epoch: int, end: AttemptState, now_us: int
 ) -> tuple[Row[Any], Row[Any], Answer]:
-    task = connection.execute(select(tasks).where(tasks.c.id == task_id)).one()
-    attempt = connection.execute(select(attempts).where(attempts.c.id == attempt_id)).one()
-    live = task.state == State.RUNNING.value and task.epoch == epoch and attempt.state == AttemptState.RUNNING.value
-    if live:
+    """Whether the task is still this attempt's own. A late report is written down and changes nothing else.
+
+    An attempt that was lost may commit all the same while nothing has happened to its task since: no newer lease, no
+    input opened again (both raise the epoch), no generation. Raises NotFound for ids that no ledger gave out.
+    """
+    task = moves.read(connection, task_id)
+    attempt = connection.execute(ATTEMPT, {"attempt": attempt_id}).one_or_none()
+    if task is None or attempt is None or attempt.task_id != task_id or attempt.epoch != epoch:
+        raise NotFound(f"no attempt {attempt_id} of task {task_id} under epoch {epoch}")
+    own = task.epoch == epoch and task.generation == attempt.generation
+    if own and task.state == State.RUNNING.value and attempt.state == AttemptState.RUNNING.value:
         return task, attempt, Answer.ACCEPTED
-    if adopt and attempt.state == AttemptState.LOST.value and task.epoch == epoch and task.generation == attempt.generation:
-        if task.state in (State.READY.value, State.BACKOFF.value):
-            return task, attempt, Answer.ACCEPTED
-    if attempt.state == AttemptState.SUCCEEDED.value or (task.attempt_id == attempt_id and task.receipt_key):
+    commits, lost = end is AttemptState.SUCCEEDED, attempt.state == AttemptState.LOST.value
+    if commits and lost and own and task.state in (State.READY.value, State.DEAD.value):
+        return task, attempt, Answer.ACCEPTED
+    if (attempt.receipt_key is not None) if commits else (attempt.state == end.value):
         return task, attempt, Answer.DUPLICATE
-    if attempt.state == AttemptState.RUNNING.value:
-        _end_attempt(connection, attempt, AttemptState.SUPERSEDED, now_us)
-        money.waste(connection, attempt_id, now_us=now_us, note="superseded")
+    data = {"report": end.value, "attempt": attempt.state}
     events.append(
-        connection,
-        attempt.job_id,
-        at_us=now_us,
-        kind="attempt.late_report",
-        task_id=task_id,
-        attempt_id=attempt_id,
-        epoch=epoch,
-    )
+        connection, attempt.job_id, at_us=now_us, kind="attempt.late_report",
+        task_id=task_id, attempt_id=attempt_id, epoch=epoch, data=data,
+    )  # fmt: skip
     return task, attempt, Answer.SUPERSEDED
 
 
-def _end_attempt(
-    connection: Connection, attempt: Row[Any], state: AttemptState, now_us: int, **columns: Any
-) -> None:
-    money.close_interval(connection, attempt.worker_id, now_us=now_us)
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.id == attempt.id, attempts.c.state == AttemptState.RUNNING.value)
-        .values(state=state.value, ended_us=now_us, **columns)
-    )
-
-
-def cancel_running(connection: Connection, task: Row[Any], *, now_us: int) -> None:
-    """Ends the running attempt of a task that is canceled or suspended; its worker learns of it by its heartbeat."""
-    attempt = connection.execute(
-        select(attempts).where(attempts.c.id == task.attempt_id, attempts.c.state == AttemptState.RUNNING.value)
-    ).one_or_none()
-    if attempt is not None:
-        _end_attempt(connection, attempt, AttemptState.CANCELED, now_us)
-        money.waste(connection, attempt.id, now_us=now_us, note="canceled")
+def _storable(message: str) -> str:
+    """An error's own text may hold anything; a database takes neither NUL nor a lone surrogate."""
+    return message.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")[:LONGEST_MESSAGE]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import threading
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, RowMapping, select
@@ -11,7 +13,7 @@ from ulid import ULID
 from cluster.clock import Clock, SystemClock
 from cluster.errors import FailureClass, NotFound
 from cluster.graph import TaskSpec
-from cluster.ledger import events, jobs, leases, money, moves, operations
+from cluster.ledger import events, history, holdings, jobs, leases, money, moves, operations
 from cluster.ledger.database import Database
 from cluster.ledger.events import Event
 from cluster.ledger.jobs import Job, JobSpec
@@ -19,30 +21,65 @@ from cluster.ledger.leases import Answer
 from cluster.ledger.money import Spend
 from cluster.ledger.schema import attempts, workers
 from cluster.ledger.schema import jobs as jobs_table
+from cluster.logs import say
 from cluster.states import Move, State
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+JUMP_US = 5_000_000
+"""More than this between the wall and the monotonic clock, from one call of a dispatcher to the next, is a jump."""
 
 
 class Ledger:
-    """Synchronous; call it off the event loop. Methods of a dispatcher carry its term and raise StaleTerm."""
+    """Synchronous; call it off the event loop, from any thread. Methods of a dispatcher carry its term: StaleTerm.
 
-    def __init__(self, url: str, *, clock: Clock | None = None, new_id: Callable[[], str] | None = None) -> None:
-        self.database = Database(url)
+    Any method raises LedgerUnavailable while the database does not answer. A call of which nobody heard whether it was
+    committed may be repeated: submit, lease and reports find what they did; `take_term` takes another term.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        new_id: Callable[[], str] | None = None,
+        durable: bool = True,
+    ) -> None:
+        self.database = Database(url, durable=durable)
         self.clock = clock or SystemClock()
+        self._seen = (self.clock.now_us(), self.clock.monotonic_s())
+        self._watching = threading.Lock()
         self._new_id = new_id or (lambda: str(ULID()).lower())
         self.database.migrate()
 
     def close(self) -> None:
         self.database.close()
 
-    def _do(self, work: Callable[[Connection], T], term: int | None = None) -> T:
+    def _do(self, work: Callable[[Connection], T], term: int | None = None, *, repeatable: bool = True) -> T:
+        if term is None:
+            return self.database.transaction(work, repeatable=repeatable)
+
         def fenced(connection: Connection) -> T:
-            if term is not None:
-                leases.check_term(connection, term)
+            leases.check_term(connection, term)
             return work(connection)
 
-        return self.database.transaction(fenced)
+        self._watch_clock(term)
+        return self.database.transaction(fenced, repeatable=repeatable)
+
+    def _watch_clock(self, term: int) -> None:
+        """A machine that slept, or a clock that was set, neither bills anybody nor moves a back-off."""
+        with self._watching:
+            wall_us, mono_s = self.clock.now_us(), self.clock.monotonic_s()
+            jumped_us = wall_us - self._seen[0] - round((mono_s - self._seen[1]) * 1e6)
+            if abs(jumped_us) > JUMP_US:
+
+                def rebase(connection: Connection) -> None:
+                    leases.check_term(connection, term)
+                    holdings.rebase(connection, jumped_us)
+
+                self.database.transaction(rebase, repeatable=False)
+                say(log, "The wall clock jumped.", action="clock.jump", level=logging.WARNING, seconds=jumped_us / 1e6)
+            self._seen = (wall_us, mono_s)
 
     # What anybody may do
 
@@ -85,6 +122,10 @@ class Ledger:
     def spent_by_task(self, job_id: str) -> dict[str, Spend]:
         return self._do(lambda c: money.spent_by_task(c, job_id))
 
+    def durations(self) -> list[tuple[str, float, float]]:
+        """(step, predicted seconds, actual seconds) of the newest attempts that succeeded."""
+        return self._do(history.durations)
+
     def unbalanced_workers(self) -> list[str]:
         return self._do(money.unbalanced_workers)
 
@@ -96,9 +137,25 @@ class Ledger:
         now_us = self.clock.now_us()
         self._do(lambda c: operations.set_held(c, job_id, held, now_us=now_us))
 
-    def move_task(self, task_id: str, how: Move, *, reason: str) -> State:
+    def set_priority(self, job_id: str, *, priority: int | None = None, tier: str | None = None) -> None:
         now_us = self.clock.now_us()
-        return self._do(lambda c: operations.move_task(c, task_id, how, now_us=now_us, reason=reason))
+        self._do(lambda c: operations.set_priority(c, job_id, priority=priority, tier=tier, now_us=now_us))
+
+    def move_task(self, task_id: str, how: Move, *, reason: str) -> State:
+        """A move of a person. Raises NotFound, IllegalMove."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: operations.move_task(c, task_id, how, now_us=now_us, reason=reason), repeatable=False)
+
+    def move_tasks(self, job_id: str, how: Move, *, states: Collection[State], reason: str) -> int:
+        """A move of a person for every task of a job that is in one of `states`; returns how many moved.
+
+        Retry is REOPEN of {DEAD}, requeue REOPEN of what was named, eat EAT of {DEAD}. Raises NotFound, IllegalMove.
+        """
+        now_us = self.clock.now_us()
+        return self._do(
+            lambda c: operations.move_tasks(c, job_id, how, states=states, now_us=now_us, reason=reason),
+            repeatable=False,
+        )
 
     # What only a dispatcher may do
 
@@ -121,11 +178,11 @@ class Ledger:
 
     def join(self, term: int, worker: dict[str, Any]) -> None:
         now_us = self.clock.now_us()
-        self._do(lambda c: leases.join(c, worker, now_us=now_us), term)
+        self._do(lambda c: holdings.join(c, worker, now_us=now_us), term)
 
     def leave(self, term: int, worker_id: str) -> None:
         now_us = self.clock.now_us()
-        self._do(lambda c: leases.leave(c, worker_id, now_us=now_us), term)
+        self._do(lambda c: holdings.leave(c, worker_id, now_us=now_us), term)
 
     def lease(
         self, term: int, task_id: str, *, epoch: int, worker_id: str, request_id: str
@@ -135,7 +192,13 @@ class Ledger:
 
         def work(c: Connection) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
             row = leases.lease(
-                c, task_id, epoch=epoch, attempt_id=attempt_id, worker_id=worker_id, request_id=request_id, now_us=now_us
+                c,
+                task_id,
+                epoch=epoch,
+                attempt_id=attempt_id,
+                worker_id=worker_id,
+                request_id=request_id,
+                now_us=now_us,
             )
             return None if row is None else _with_inputs(c, row)
 
@@ -220,10 +283,23 @@ class Ledger:
             term,
         )
 
-    def lose(self, term: int, *, task_id: str, attempt_id: str, epoch: int, why: str) -> Answer:
+    def lose(
+        self,
+        term: int,
+        *,
+        task_id: str,
+        attempt_id: str,
+        epoch: int,
+        why: str,
+        failure: FailureClass = FailureClass.INFRA,
+    ) -> Answer:
+        """`failure` is POISON for a task that takes its workers down with it."""
         now_us = self.clock.now_us()
         return self._do(
-            lambda c: leases.lose(c, task_id=task_id, attempt_id=attempt_id, epoch=epoch, why=why, now_us=now_us), term
+            lambda c: leases.lose(
+                c, task_id=task_id, attempt_id=attempt_id, epoch=epoch, why=why, now_us=now_us, failure=failure
+            ),
+            term,
         )
 
     def backoff_over(self, term: int) -> list[str]:

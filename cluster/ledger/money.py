@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from cluster.ledger.schema import attempts, cost_lines, jobs, workers
 from cluster.rates import cost_until, split
@@ -14,6 +14,17 @@ from cluster.states import AttemptState
 FARM_TENANT = "farm"
 FARM_SHOW = "farm"
 """Idle and load time belong to no task; the farm's own show carries them."""
+
+WORKER = select(workers).where(workers.c.id == bindparam("worker"))
+OCCUPANTS = (
+    select(attempts.c.id, attempts.c.task_id, attempts.c.job_id, jobs.c.tenant, jobs.c.show)
+    .join(jobs, jobs.c.id == attempts.c.job_id)
+    .where(attempts.c.worker_id == bindparam("worker"), attempts.c.state == AttemptState.RUNNING.value)
+    .order_by(attempts.c.started_us, attempts.c.id)
+)
+SINCE = update(workers).where(workers.c.id == bindparam("worker")).values(since_us=bindparam("now"))
+LINES = select(cost_lines).where(cost_lines.c.attempt_id == bindparam("attempt"), cost_lines.c.kind == bindparam("of"))
+INSERT = insert(cost_lines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +40,7 @@ def close_interval(connection: Connection, worker_id: str, *, now_us: int, idle_
 
     With occupants the interval is split between them by largest remainder; without, it is the farm's own.
     """
-    worker = connection.execute(select(workers).where(workers.c.id == worker_id)).one_or_none()
+    worker = connection.execute(WORKER, {"worker": worker_id}).one_or_none()
     if worker is None or worker.ended_us is not None:
         return
     now_us = max(now_us, worker.since_us)  # a wall clock that was set back makes no negative bill
@@ -37,36 +48,53 @@ def close_interval(connection: Connection, worker_id: str, *, now_us: int, idle_
         worker.nano_per_hour, worker.since_us - worker.spawned_us
     )
     held_us = (now_us - worker.since_us) * max(1, worker.num_accelerators)
-    occupants = list(
-        connection.execute(
-            select(attempts.c.id, attempts.c.task_id, attempts.c.job_id, jobs.c.tenant, jobs.c.show)
-            .join(jobs, jobs.c.id == attempts.c.job_id)
-            .where(attempts.c.worker_id == worker_id, attempts.c.state == AttemptState.RUNNING.value)
-            .order_by(attempts.c.started_us, attempts.c.id)
-        )
-    )
+    occupants = connection.execute(OCCUPANTS, {"worker": worker_id}).all()
     if held_us and occupants:
         equal = [1] * len(occupants)
         for who, share, held in zip(occupants, split(nano, equal), split(held_us, equal), strict=True):
             _line(connection, worker, now_us, "busy", share, held, who)
     elif held_us:
         _line(connection, worker, now_us, idle_kind, nano, held_us, None)
-    connection.execute(update(workers).where(workers.c.id == worker_id).values(since_us=now_us))
+    connection.execute(SINCE, {"worker": worker_id, "now": now_us})
 
 
 def waste(connection: Connection, attempt_id: str, *, now_us: int, note: str) -> None:
-    """What the attempt was billed as busy is taken back by new lines and booked as wasted."""
-    for line in connection.execute(
-        select(cost_lines).where(cost_lines.c.attempt_id == attempt_id, cost_lines.c.kind == "busy")
-    ).all():
-        row = {k: v for k, v in line._mapping.items() if k != "id"}
-        connection.execute(
-            insert(cost_lines),
-            [
-                row | {"at_us": now_us, "nano": -line.nano, "held_us": -line.held_us, "note": f"reversal of {line.id}"},
-                row | {"at_us": now_us, "kind": "wasted", "note": note},
-            ],
-        )
+    """What the attempt was billed as busy is taken back by a new line and booked as wasted."""
+    _rebook(connection, attempt_id, "busy", "wasted", now_us=now_us, note=note)
+
+
+def redeem(connection: Connection, attempt_id: str, *, now_us: int) -> None:
+    """What had been booked as wasted was work after all: a lost attempt is adopted."""
+    _rebook(connection, attempt_id, "wasted", "busy", now_us=now_us, note="adopted")
+
+
+def _rebook(connection: Connection, attempt_id: str, old: str, new: str, *, now_us: int, note: str) -> None:
+    lines = connection.execute(LINES, {"attempt": attempt_id, "of": old}).all()
+    held_us, nano = sum(line.held_us for line in lines), sum(line.nano for line in lines)
+    if not held_us and not nano:
+        return
+    row = {k: v for k, v in lines[0]._mapping.items() if k != "id"} | {
+        "at_us": now_us,
+        "from_us": min(line.from_us for line in lines),
+        "to_us": max(line.to_us for line in lines),
+        "note": note,
+    }
+    connection.execute(
+        INSERT,
+        [
+            row | {"kind": old, "held_us": -held_us, "nano": -nano},
+            row | {"kind": new, "held_us": held_us, "nano": nano},
+        ],
+    )
+
+
+def rebase(connection: Connection, jumped_us: int) -> None:
+    """The wall clock was set: nobody held anything longer for it. Sums stay exact, for they are differences."""
+    connection.execute(
+        update(workers)
+        .where(workers.c.ended_us.is_(None))
+        .values(spawned_us=workers.c.spawned_us + jumped_us, since_us=workers.c.since_us + jumped_us)
+    )
 
 
 def spent(connection: Connection, **equals: str) -> Spend:
@@ -99,25 +127,25 @@ def unbalanced_workers(connection: Connection) -> list[str]:
     return wrong
 
 
-def _line(
-    connection: Connection, worker: Row[Any], now_us: int, kind: str, nano: int, held_us: int, who: Any
-) -> None:
+def _line(connection: Connection, worker: Row[Any], now_us: int, kind: str, nano: int, held_us: int, who: Any) -> None:
     connection.execute(
-        insert(cost_lines).values(
-            at_us=now_us,
-            kind=kind,
-            tenant=who.tenant if who else FARM_TENANT,
-            show=who.show if who else FARM_SHOW,
-            job_id=who.job_id if who else None,
-            task_id=who.task_id if who else None,
-            attempt_id=who.id if who else None,
-            worker_id=worker.id,
-            from_us=worker.since_us,
-            to_us=now_us,
-            held_us=held_us,
-            nano=nano,
-            accelerator=worker.accelerator,
-            price_class=worker.price_class,
-            rate_card=worker.rate_card,
-        )
+        INSERT,
+        {
+            "at_us": now_us,
+            "kind": kind,
+            "tenant": who.tenant if who else FARM_TENANT,
+            "show": who.show if who else FARM_SHOW,
+            "job_id": who.job_id if who else None,
+            "task_id": who.task_id if who else None,
+            "attempt_id": who.id if who else None,
+            "worker_id": worker.id,
+            "from_us": worker.since_us,
+            "to_us": now_us,
+            "held_us": held_us,
+            "nano": nano,
+            "accelerator": worker.accelerator,
+            "price_class": worker.price_class,
+            "rate_card": worker.rate_card,
+            "note": None,
+        },
     )

@@ -1,236 +1,309 @@
-"""Moving a task, and what follows from it: counters, the event, dependants. Every change of a state passes here."""
+"""Moving a task, and what follows from it: counters, the event, dependants. Every change of a state passes here.
+
+What follows is worked off a queue, not by recursion, so that a chain of thousands of tasks is as good as a short one.
+
+Opening a committed task again leaves nothing behind that is older than what it was made from. It raises the epoch of
+every dependant, in whatever state, so that an attempt which answered the old question can neither commit nor, if it
+was lost, be adopted later. A dependant that had committed, or waits for a review, becomes STALE, and with it what was
+built on it; one that waits to run waits again; one that runs is stopped, its attempt SUPERSEDED and its cost booked as
+wasted, rather than left to commit what would be STALE at once. So a task that runs or commits has all its inputs done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, insert, select, update
 
 from cluster.errors import InvalidGraph, StaleEpoch
-from cluster.graph import TaskSpec, checked, content_key
-from cluster.ledger import events
+from cluster.graph import TaskSpec, checked
+from cluster.ledger import attempts, events, questions
+from cluster.ledger.events import News
 from cluster.ledger.schema import edges, jobs, takes, tasks
-from cluster.states import DONE, ENDED, REOPENING, JobState, Move, State, job_state, moved
+from cluster.states import DONE, OVER, REOPENING, AttemptState, Move, State, job_state, moved
+
+READ = select(tasks).where(tasks.c.id == bindparam("task"))
+JOB = select(jobs).where(jobs.c.id == bindparam("job"))
+INPUTS = (
+    select(tasks)
+    .join(edges, edges.c.needs_id == tasks.c.id)
+    .where(edges.c.task_id == bindparam("task"))
+    .order_by(tasks.c.ordinal)
+)
+DEPENDANTS = (
+    select(tasks)
+    .join(edges, edges.c.task_id == tasks.c.id)
+    .where(edges.c.needs_id == bindparam("task"))
+    .order_by(tasks.c.ordinal)
+)
+ONE_MET = update(tasks).where(tasks.c.id == bindparam("task")).values(unmet=tasks.c.unmet - 1)
+FENCE = (
+    update(tasks)
+    .where(tasks.c.id == bindparam("task"))
+    .values(unmet=tasks.c.unmet + 1, epoch=tasks.c.epoch + 1)
+    .returning(*tasks.c)
+)
+KEY = update(tasks).where(tasks.c.id == bindparam("task")).values(content_key=bindparam("asked"))
+TAKE = select(takes).where(takes.c.tenant == bindparam("tenant"), takes.c.content_key == bindparam("key"))
 
 
-def apply(
-    connection: Connection,
-    task: Row[Any],
-    how: Move,
-    *,
-    now_us: int,
-    attempt_id: str | None = None,
-    reason: str | None = None,
-    data: dict[str, Any] | None = None,
-    **columns: Any,
-) -> State:
-    """Moves `task` as the row was read. Raises IllegalMove, or StaleEpoch if the row has moved on since."""
-    old = State(task.state)
-    new = moved(old, how)
-    if attempt_id is not None:
-        columns["attempt_id"] = attempt_id
-    if how in REOPENING:
-        columns |= {"generation": task.generation + 1, "failures": {}}
-    changed = connection.execute(
-        update(tasks)
-        .where(tasks.c.id == task.id, tasks.c.state == old.value, tasks.c.epoch == task.epoch)
-        .values(state=new.value, reason=reason, changed_us=now_us, **columns)
-    ).rowcount
-    if changed != 1:
-        raise StaleEpoch(f"task {task.id} has moved on since it was read as {old}, epoch {task.epoch}")
-    events.append(
-        connection,
-        task.job_id,
-        at_us=now_us,
-        kind=f"task.{how.value}",
-        task_id=task.id,
-        attempt_id=attempt_id,
-        epoch=columns.get("epoch", task.epoch),
-        from_state=old,
-        to_state=new,
-        data={
-            "key": task.key,
-            "generation": columns.get("generation", task.generation),
-            **({"reason": reason} if reason else {}),
-            **(data or {}),
-        },
-    )
-    if new in DONE and old not in DONE:
-        _inputs_committed(connection, task, now_us)
-    elif old in DONE and new not in DONE:
-        _inputs_reopened(connection, task, now_us)
-    if new in ENDED or old in ENDED:
-        _close_or_reopen_job(connection, task.job_id, now_us)
-    if new is State.READY:
-        _take_cached(connection, task.id, now_us)
+class Batch:
+    """Moves of one transaction. What follows from a move is done at once; events and counters are written by `close`.
+
+    A job is told to be over, or open again, after everything that happened to it.
+    """
+
+    def __init__(self, connection: Connection, *, now_us: int) -> None:
+        self._connection, self._now_us = connection, now_us
+        self._queue: deque[Callable[[], None]] = deque()
+        self._news: dict[str, list[News]] = {}
+
+    def apply(
+        self,
+        task: Row[Any],
+        how: Move,
+        *,
+        attempt_id: str | None = None,
+        reason: str | None = None,
+        data: dict[str, Any] | None = None,
+        **columns: Any,
+    ) -> State:
+        """Moves `task` as the row was read, and all that follows. Raises IllegalMove, or StaleEpoch for an old row."""
+        new = self._move(task, how, attempt_id=attempt_id, reason=reason, data=data, **columns)
+        while self._queue:
+            self._queue.popleft()()
+        return new
+
+    def close(self) -> None:
+        for job_id, news in self._news.items():
+            job = events.append_all(self._connection, job_id, news, at_us=self._now_us)
+            _settle(self._connection, job, now_us=self._now_us)
+        self._news.clear()
+
+    def _move(
+        self,
+        task: Row[Any],
+        how: Move,
+        *,
+        attempt_id: str | None = None,
+        reason: str | None = None,
+        data: dict[str, Any] | None = None,
+        **columns: Any,
+    ) -> State:
+        """One move of one task; what follows from it is put into the queue."""
+        old = State(task.state)
+        new = moved(old, how)
+        if attempt_id is not None:
+            columns["attempt_id"] = attempt_id
+        if how in REOPENING:
+            columns |= {"generation": task.generation + 1, "failures": {}, "content_key": None, "not_before_us": None}
+        columns |= {"state": new.value, "reason": reason, "changed_us": self._now_us}
+        row = {"old_id": task.id, "old_state": old.value, "old_epoch": task.epoch}
+        if self._connection.execute(_update_guarded(tuple(columns)), row | columns).rowcount != 1:
+            raise StaleEpoch(f"task {task.id} has moved on since it was read as {old}, epoch {task.epoch}")
+        self._tell(
+            task,
+            News(
+                kind=f"task.{how.value}",
+                task_id=task.id,
+                attempt_id=attempt_id,
+                epoch=columns.get("epoch", task.epoch),
+                from_state=old,
+                to_state=new,
+                data={
+                    "key": task.key,
+                    "generation": columns.get("generation", task.generation),
+                    **({"reason": reason} if reason else {}),
+                    **(data or {}),
+                },
+            ),
+        )
+        if new in DONE and old not in DONE:
+            self._queue.append(partial(self._inputs_committed, task))
+        elif old in DONE and new not in DONE:
+            self._queue.append(partial(self._inputs_reopened, task))
+        if old is State.RUNNING and new is not State.SUCCEEDED:
+            self._queue.append(partial(self._free_twins, task))
+        if new is State.READY:
+            self._queue.append(partial(self._ask, task.id))
+        return new
+
+    def _tell(self, task: Row[Any], news: News) -> None:
+        self._news.setdefault(task.job_id, []).append(news)
+
+    def _inputs_committed(self, task: Row[Any]) -> None:
+        for child in self._dependants(task):
+            self._connection.execute(ONE_MET, {"task": child.id})
+            if child.unmet == 1 and child.state == State.PENDING.value:
+                self._move(child, Move.DEPS_MET)
+
+    def _inputs_reopened(self, task: Row[Any]) -> None:
+        """What was built on `task` is older than its input now; see the top of this module."""
+        reason = f"its input {task.key} was opened again"
+        for child in self._dependants(task):
+            fenced = self._connection.execute(FENCE, {"task": child.id}).one()
+            state = State(fenced.state)
+            if state in DONE or state is State.IN_REVIEW:
+                self._move(fenced, Move.INPUTS_CHANGED, reason=reason)
+            elif state in (State.READY, State.BACKOFF, State.RUNNING):
+                if state is State.RUNNING:
+                    note = "inputs reopened"
+                    attempts.stop(self._connection, fenced, AttemptState.SUPERSEDED, now_us=self._now_us, note=note)
+                self._move(fenced, Move.DEPS_REOPENED, reason=reason, content_key=None, not_before_us=None)
+
+    def _dependants(self, task: Row[Any]) -> list[Row[Any]]:
+        return list(self._connection.execute(DEPENDANTS, {"task": task.id}))
+
+    def _ask(self, task_id: str) -> None:
+        """A task that became READY gets its content key; if the tenant has a committed answer to it, that is taken."""
+        task = read(self._connection, task_id)
+        assert task is not None
+        if not task.cacheable or task.expands or task.state != State.READY.value:
+            return
+        job = self._connection.execute(JOB, {"job": task.job_id}).one()
+        key = questions.key_of(task._asdict(), inputs_of(self._connection, task_id), job.version)
+        if key != task.content_key:
+            self._connection.execute(KEY, {"task": task_id, "asked": key})
+        if not questions.takes_answers(task._asdict()):
+            return
+        take = self._connection.execute(TAKE, {"tenant": job.tenant, "key": key}).one_or_none()
+        if take is not None:
+            self._move(task, Move.CACHE_HIT, **from_take(take))
+
+    def _free_twins(self, task: Row[Any]) -> None:
+        """`task` ran and gave no answer: who waited for it may be leased, which an event of their jobs tells."""
+        for twin in questions.waiting_twins(self._connection, task):
+            if twin.state == State.READY.value:
+                data = {"key": twin.key, "waited_for": task.id}
+                self._tell(twin, News(kind="task.free", task_id=twin.id, epoch=twin.epoch, data=data))
+
+
+def apply(connection: Connection, task: Row[Any], how: Move, *, now_us: int, **more: Any) -> State:
+    """One move with all that follows from it; arguments and errors as of `Batch.apply`."""
+    batch = Batch(connection, now_us=now_us)
+    new = batch.apply(task, how, **more)
+    batch.close()
     return new
 
 
 def read(connection: Connection, task_id: str) -> Row[Any] | None:
-    return connection.execute(select(tasks).where(tasks.c.id == task_id)).one_or_none()
+    return connection.execute(READ, {"task": task_id}).one_or_none()
 
 
 def insert_tasks(
     connection: Connection, job_id: str, specs: Iterable[TaskSpec], *, ids: Iterable[str], now_us: int
 ) -> list[str]:
     """Adds tasks to a job with their edges. Raises InvalidGraph. Returns the new ids in order."""
-    existing = dict(
-        connection.execute(select(tasks.c.key, tasks.c.id).where(tasks.c.job_id == job_id)).tuples().all()
-    )
+    existing = dict(connection.execute(select(tasks.c.key, tasks.c.id).where(tasks.c.job_id == job_id)).all())
     ordered = checked(list(specs), existing=frozenset(existing))
-    id_of = dict(existing)
-    for spec, task_id in zip(ordered, ids, strict=False):
-        id_of[spec.key] = task_id
-    needed = [id_of[n] for spec in ordered for n in spec.needs if n in existing]
-    done = set(
-        connection.execute(
-            select(tasks.c.id).where(tasks.c.id.in_(needed), tasks.c.state.in_([s.value for s in DONE]))
-        ).scalars()
-        if needed
-        else ()
-    )
-    first = len(existing)
-    rows, pairs = [], []
-    for n, spec in enumerate(ordered):
-        task_id = id_of[spec.key]
-        unmet = sum(id_of[need] not in done for need in spec.needs)
-        state = State.PENDING if unmet else State.READY
-        rows.append(
-            {
-                "id": task_id,
-                "job_id": job_id,
-                "ordinal": first + n,
-                "key": spec.key,
-                "step": spec.step,
-                "role": spec.role,
-                "entry": spec.entry,
-                "params": spec.params,
-                "model": spec.model,
-                "weight": spec.weight,
-                "expands": spec.expands,
-                "cacheable": spec.cacheable,
-                "state": state.value,
-                "epoch": 0,
-                "generation": 0,
-                "unmet": unmet,
-                "failures": {},
-                "changed_us": now_us,
-            }
-        )
-        pairs += [{"job_id": job_id, "task_id": task_id, "needs_id": id_of[need]} for need in dict.fromkeys(spec.needs)]
-    if not rows:
+    if not ordered:
         raise InvalidGraph("a graph needs at least one task", field="tasks")
+    job = connection.execute(select(jobs.c.tenant, jobs.c.version).where(jobs.c.id == job_id)).one()
+    new_ids = dict(zip((spec.key for spec in ordered), ids, strict=False))
+    id_of = existing | new_ids
+    needed = {id_of[n] for spec in ordered for n in spec.needs if n in existing}
+    inputs = {
+        row.id: row for row in connection.execute(select(tasks).where(tasks.c.job_id == job_id)) if row.id in needed
+    }
+    done = {i for i, row in inputs.items() if State(row.state) in DONE}
+    rows = []
+    for n, spec in enumerate(ordered):
+        needs = [id_of[need] for need in spec.needs]
+        unmet = sum(need not in done for need in needs)
+        row: dict[str, Any] = {
+            "id": new_ids[spec.key],
+            "job_id": job_id,
+            "ordinal": len(existing) + n,
+            "key": spec.key,
+            "step": spec.step,
+            "role": spec.role,
+            "entry": spec.entry,
+            "params": spec.params,
+            "model": spec.model,
+            "weight": spec.weight,
+            "expands": spec.expands,
+            "cacheable": spec.cacheable,
+            "state": (State.PENDING if unmet else State.READY).value,
+            "epoch": 0,
+            "generation": 0,
+            "unmet": unmet,
+            "failures": {},
+            "content_key": None,
+            "changed_us": now_us,
+        }
+        if not unmet and questions.takes_answers(row):
+            row["content_key"] = questions.key_of(row, [inputs[i] for i in needs], job.version)
+        rows.append(row)
     connection.execute(insert(tasks), rows)
+    pairs = [{"task_id": id_of[spec.key], "needs_id": id_of[need]} for spec in ordered for need in spec.needs]
     if pairs:
-        connection.execute(insert(edges), [{k: p[k] for k in ("task_id", "needs_id")} for p in pairs])
+        connection.execute(insert(edges), pairs)
+    events.append_all(
+        connection,
+        job_id,
+        [
+            News(
+                kind="task.created",
+                task_id=row["id"],
+                epoch=0,
+                to_state=State(row["state"]),
+                data={"key": row["key"], "step": row["step"], "weight": row["weight"], "model": row["model"]},
+            )
+            for row in rows
+        ],
+        at_us=now_us,
+    )
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(num_tasks=jobs.c.num_tasks + len(rows)))
+    answers = questions.answers(connection, job.tenant, (row["content_key"] for row in rows if row["content_key"]))
+    batch = Batch(connection, now_us=now_us)
     for row in rows:
-        events.append(
-            connection,
-            job_id,
-            at_us=now_us,
-            kind="task.created",
-            task_id=row["id"],
-            epoch=0,
-            to_state=State(row["state"]),
-            data={"key": row["key"], "step": row["step"], "weight": row["weight"], "model": row["model"]},
-        )
-    for row in rows:
-        if row["state"] == State.READY.value:
-            _take_cached(connection, row["id"], now_us)
+        if row["content_key"] in answers:
+            fresh = read(connection, row["id"])
+            assert fresh is not None
+            batch.apply(fresh, Move.CACHE_HIT, **from_take(answers[row["content_key"]]))
+    batch.close()
     return [row["id"] for row in rows]
 
 
 def inputs_of(connection: Connection, task_id: str) -> list[Row[Any]]:
     """The tasks that this one needs, in the order of their ordinals."""
-    return list(
-        connection.execute(
-            select(tasks)
-            .join(edges, edges.c.needs_id == tasks.c.id)
-            .where(edges.c.task_id == task_id)
-            .order_by(tasks.c.ordinal)
-        )
-    )
+    return list(connection.execute(INPUTS, {"task": task_id}))
 
 
-def _inputs_committed(connection: Connection, task: Row[Any], now_us: int) -> None:
-    for child in _dependants(connection, task.id):
-        connection.execute(update(tasks).where(tasks.c.id == child.id).values(unmet=tasks.c.unmet - 1))
-        if child.unmet == 1 and child.state == State.PENDING.value:
-            fresh = read(connection, child.id)
-            assert fresh is not None
-            apply(connection, fresh, Move.DEPS_MET, now_us=now_us)
-
-
-def _inputs_reopened(connection: Connection, task: Row[Any], now_us: int) -> None:
-    """What was built on `task` is older than its input now: committed dependants go STALE, waiting ones wait again."""
-    for child in _dependants(connection, task.id):
-        connection.execute(update(tasks).where(tasks.c.id == child.id).values(unmet=tasks.c.unmet + 1))
-        fresh = read(connection, child.id)
-        assert fresh is not None
-        state = State(fresh.state)
-        if state in DONE:
-            apply(connection, fresh, Move.INPUTS_CHANGED, now_us=now_us, reason=f"its input {task.key} was opened again")
-        elif state in (State.READY, State.BACKOFF):
-            apply(connection, fresh, Move.DEPS_REOPENED, now_us=now_us, reason=f"its input {task.key} was opened again")
-
-
-def _dependants(connection: Connection, task_id: str) -> list[Row[Any]]:
-    return list(
-        connection.execute(
-            select(tasks)
-            .join(edges, edges.c.task_id == tasks.c.id)
-            .where(edges.c.needs_id == task_id)
-            .order_by(tasks.c.ordinal)
-        )
-    )
+def from_take(take: Row[Any]) -> dict[str, Any]:
+    """What a CACHE_HIT writes: the question has been answered, no work, no cost."""
+    return {
+        "attempt_id": take.attempt_id,
+        "data": {"from_task": take.task_id},
+        "receipt_key": take.receipt_key,
+        "files": take.files,
+        "result": take.result,
+    }
 
 
 def counts_of(job: Row[Any]) -> dict[State, int]:
     return {s: job._mapping[f"n_{s.value}"] for s in State}
 
 
-def _close_or_reopen_job(connection: Connection, job_id: str, now_us: int) -> None:
-    job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
-    over = job_state(counts_of(job)) in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED)
-    if over and job.ended_us is None:
-        connection.execute(update(jobs).where(jobs.c.id == job_id).values(ended_us=now_us))
-        events.append(connection, job_id, at_us=now_us, kind="job.ended")
-    elif not over and job.ended_us is not None:
-        connection.execute(update(jobs).where(jobs.c.id == job_id).values(ended_us=None))
-        events.append(connection, job_id, at_us=now_us, kind="job.reopened")
+def _settle(connection: Connection, job: Row[Any], *, now_us: int) -> None:
+    over = job_state(counts_of(job)) in OVER
+    if over != (job.ended_us is not None):
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(ended_us=now_us if over else None))
+        events.append(connection, job.id, at_us=now_us, kind="job.ended" if over else "job.reopened")
 
 
-def _take_cached(connection: Connection, task_id: str, now_us: int) -> None:
-    """A task that became READY gets its content key; if the tenant has a committed answer to it, that is taken."""
-    task = read(connection, task_id)
-    assert task is not None
-    if not task.cacheable or task.state != State.READY.value:
-        return
-    job = connection.execute(select(jobs.c.tenant, jobs.c.version).where(jobs.c.id == task.job_id)).one()
-    inputs = inputs_of(connection, task_id)
-    key = content_key(
-        entry=task.entry,
-        params=task.params,
-        inputs={i.key: [f["content_sha256"] for f in i.files or ()] for i in inputs},
-        engine=str(job.version),
-    )
-    connection.execute(update(tasks).where(tasks.c.id == task_id).values(content_key=key))
-    if task.generation > 0:  # somebody asked for it to run again
-        return
-    take = connection.execute(
-        select(takes).where(takes.c.tenant == job.tenant, takes.c.content_key == key)
-    ).one_or_none()
-    if take is not None:
-        apply(
-            connection,
-            task,
-            Move.CACHE_HIT,
-            now_us=now_us,
-            attempt_id=take.attempt_id,
-            data={"from_task": take.task_id},
-            receipt_key=take.receipt_key,
-            files=take.files,
-            result=take.result,
+@cache
+def _update_guarded(names: tuple[str, ...]) -> Update:
+    """Sets these columns of a task that is as it was read: built once for each set, for every move needs it."""
+    return (
+        update(tasks)
+        .where(
+            tasks.c.id == bindparam("old_id"),
+            tasks.c.state == bindparam("old_state"),
+            tasks.c.epoch == bindparam("old_epoch"),
         )
+        .values({name: bindparam(name, type_=tasks.c[name].type) for name in names})
+    )

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from cluster.errors import NotFound
-from cluster.ledger import events, leases, moves
+from cluster.errors import IllegalMove, InvalidInput, NotFound
+from cluster.ledger import attempts, events, moves
+from cluster.ledger.jobs import TIERS
 from cluster.ledger.schema import jobs, tasks
-from cluster.states import MOVES, OPEN, Move, State
+from cluster.states import MOVES, OF_PEOPLE, OPEN, AttemptState, Move, State
 
 
 def cancel_job(connection: Connection, job_id: str, *, now_us: int) -> int:
     """Cancels what has not ended; monotonic. Returns how many tasks were canceled. Raises NotFound."""
-    changed = connection.execute(update(jobs).where(jobs.c.id == job_id).values(target="cancel")).rowcount
-    if changed != 1:
-        raise NotFound(f"no job {job_id}", remedy="`farm ls` lists them")
-    open_tasks = _in_states(connection, job_id, OPEN)
-    for task in open_tasks:
-        if task.state == State.RUNNING.value:
-            leases.cancel_running(connection, task, now_us=now_us)
-        moves.apply(connection, task, Move.CANCEL, now_us=now_us, reason="canceled by request")
-    return len(open_tasks)
+    _change(connection, job_id, target="cancel")
+    events.append(connection, job_id, at_us=now_us, kind="job.cancel")
+    return move_tasks(connection, job_id, Move.CANCEL, states=OPEN, now_us=now_us, reason="canceled by request")
 
 
 def set_held(connection: Connection, job_id: str, held: bool, *, now_us: int) -> None:
     """A job on hold gets no new lease; what runs goes on. Raises NotFound."""
-    changed = connection.execute(update(jobs).where(jobs.c.id == job_id).values(held=held)).rowcount
-    if changed != 1:
-        raise NotFound(f"no job {job_id}", remedy="`farm ls` lists them")
-    events.append(connection, job_id, at_us=now_us, kind="job.held" if held else "job.released")
+    if _job(connection, job_id).held != held:
+        _change(connection, job_id, held=held)
+        events.append(connection, job_id, at_us=now_us, kind="job.held" if held else "job.released")
 
 
-def reopen(connection: Connection, task: Row[Any], *, now_us: int, reason: str) -> State:
-    """Runs an ended task again, as a new generation; what was built on it goes STALE."""
-    waits = task.unmet > 0
-    how = Move.REOPEN_PENDING if waits else Move.REOPEN
-    return moves.apply(connection, task, how, now_us=now_us, reason=reason, receipt_key=None, files=None, result=None)
+def set_priority(connection: Connection, job_id: str, *, priority: int | None, tier: str | None, now_us: int) -> None:
+    """Raises NotFound, InvalidInput."""
+    if priority is not None and not 0 <= priority <= 100:
+        raise InvalidInput(f"priority must be from 0 to 100, got {priority}", field="priority")
+    if tier is not None and tier not in TIERS:
+        raise InvalidInput(f"no tier {tier!r}", field="tier", remedy=f"use one of {', '.join(TIERS)}")
+    job = _job(connection, job_id)
+    new = {
+        "priority": job.priority if priority is None else priority,
+        "tier": job.tier if tier is None else tier,
+    }
+    _change(connection, job_id, **new)
+    events.append(connection, job_id, at_us=now_us, kind="job.priority", data=new)
 
 
 def move_task(connection: Connection, task_id: str, how: Move, *, now_us: int, reason: str) -> State:
@@ -45,19 +48,74 @@ def move_task(connection: Connection, task_id: str, how: Move, *, now_us: int, r
     task = moves.read(connection, task_id)
     if task is None:
         raise NotFound(f"no task {task_id}")
+    batch = moves.Batch(connection, now_us=now_us)
+    state = _move(connection, batch, task, how, now_us=now_us, reason=reason)
+    batch.close()
+    return state
+
+
+def move_tasks(
+    connection: Connection, job_id: str, how: Move, *, states: Collection[State], now_us: int, reason: str
+) -> int:
+    """One move of a person for every task of the job that is in one of `states` now and can make it.
+
+    Returns how many moved. Those which what the others did has brought to a state without such a move are left. Raises
+    NotFound, IllegalMove for a move that is not for people.
+    """
+    _job(connection, job_id)
+    _check_of_people(how)
+    names = [s.value for s in states]
+    ids = connection.execute(
+        select(tasks.c.id).where(tasks.c.job_id == job_id, tasks.c.state.in_(names)).order_by(tasks.c.ordinal)
+    ).scalars()
+    batch = moves.Batch(connection, now_us=now_us)
+    count = 0
+    for task_id in ids.all():
+        task = moves.read(connection, task_id)
+        assert task is not None
+        if (State(task.state), how) in MOVES and not _expanded(task, how):
+            _move(connection, batch, task, how, now_us=now_us, reason=reason)
+            count += 1
+    batch.close()
+    return count
+
+
+def _move(connection: Connection, batch: moves.Batch, task: Row[Any], how: Move, *, now_us: int, reason: str) -> State:
+    _check_of_people(how)
+    if _expanded(task, how):
+        raise IllegalMove(
+            f"task {task.key!r} has expanded already, and does so once",
+            remedy="submit the job again: what has not changed costs nothing",
+        )
+    columns: dict[str, Any] = {}
     if how is Move.REOPEN:
-        return reopen(connection, task, now_us=now_us, reason=reason)
-    if how is Move.RELEASE and task.unmet > 0:
+        how = Move.REOPEN_PENDING if task.unmet > 0 else Move.REOPEN
+        columns = {"receipt_key": None, "files": None, "result": None}
+        connection.execute(update(jobs).where(jobs.c.id == task.job_id, jobs.c.target != "run").values(target="run"))
+    elif how is Move.RELEASE and task.unmet > 0:
         how = Move.RELEASE_PENDING
     if (State(task.state), how) in MOVES and task.state == State.RUNNING.value:
-        leases.cancel_running(connection, task, now_us=now_us)
-    return moves.apply(connection, task, how, now_us=now_us, reason=reason)
+        attempts.stop(connection, task, AttemptState.CANCELED, now_us=now_us, note=f"canceled by {how.value}")
+    return batch.apply(task, how, reason=reason, **columns)
 
 
-def _in_states(connection: Connection, job_id: str, states: frozenset[State]) -> list[Row[Any]]:
-    names = [s.value for s in states]
-    return list(
-        connection.execute(
-            select(tasks).where(tasks.c.job_id == job_id, tasks.c.state.in_(names)).order_by(tasks.c.ordinal)
-        )
-    )
+def _check_of_people(how: Move) -> None:
+    if how not in OF_PEOPLE:
+        raise IllegalMove(f"{how} is not for people", remedy=f"use one of {', '.join(sorted(OF_PEOPLE))}")
+
+
+def _expanded(task: Row[Any], how: Move) -> bool:
+    """A second expansion would give the job each child twice."""
+    return how is Move.REOPEN and task.expands and task.receipt_key is not None
+
+
+def _job(connection: Connection, job_id: str) -> Row[Any]:
+    job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    if job is None:
+        raise NotFound(f"no job {job_id}", remedy="`farm ls` lists them")
+    return job
+
+
+def _change(connection: Connection, job_id: str, **columns: Any) -> None:
+    _job(connection, job_id)
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(**columns))

@@ -108,6 +108,7 @@ tasks = Table(
 )
 Index("ix_tasks_job_state", tasks.c.job_id, tasks.c.state, tasks.c.ordinal)
 Index("ix_tasks_backoff", tasks.c.state, tasks.c.not_before_us)
+Index("ix_tasks_content_key", tasks.c.content_key, tasks.c.state)
 
 edges = Table(
     "edges",

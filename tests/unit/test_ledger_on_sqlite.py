@@ -1,0 +1,19 @@
+"""The contract of the ledger on SQLite; the same tests run on PostgreSQL in tests/live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.contracts.ledger_graphs import *  # noqa: F403
+from tests.contracts.ledger_leases import *  # noqa: F403
+from tests.contracts.ledger_money import *  # noqa: F403
+from tests.ledger_desk import LedgerDesk
+
+
+@pytest.fixture
+def desk(sqlite_url: str) -> Iterator[LedgerDesk]:
+    desk = LedgerDesk(sqlite_url)
+    yield desk
+    desk.close()

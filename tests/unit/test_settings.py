@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.errors import InvalidSettings
+from cluster.settings import Settings, load
+
+
+@pytest.fixture(autouse=True)
+def no_farm_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("FARM_"):
+            monkeypatch.delenv(name)
+
+
+def test_every_default_works_without_any_variable() -> None:
+    settings = load()
+    assert settings.home == Path.home() / ".reelfarm"
+    assert settings.ledger == f"sqlite:///{settings.home / 'ledger.db'}"
+    assert settings.heartbeat_s < settings.lease_s
+
+
+def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FARM_HOME", str(tmp_path))
+    monkeypatch.setenv("FARM_LEASE_S", "2.5")
+    settings = load()
+    assert (settings.home, settings.lease_s, settings.store_dir) == (tmp_path, 2.5, tmp_path / "store")
+
+
+def test_another_ledger_is_taken_as_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_LEDGER_URL", "postgresql+psycopg://farm@db/farm")
+    assert load().ledger == "postgresql+psycopg://farm@db/farm"
+
+
+@pytest.mark.parametrize("name", ["FARM_HOEM", "FARM_LEASE", "farm_lease_seconds"])
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(InvalidSettings, match=name) as refused:
+        load()
+    assert "FARM_LEASE_S" in str(refused.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("FARM_LEASE_S", "0"), ("FARM_LEASE_S", "nan"), ("FARM_LEASE_S", ""), ("FARM_TENANT", "../x"), ("FARM_SHOW", "")],
+)
+def test_a_bad_value_is_refused_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings) as refused:
+        load()
+    assert refused.value.field == name
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        load().lease_s = 1.0
+
+
+def test_every_duration_says_its_unit() -> None:
+    durations = [n for n, f in Settings.model_fields.items() if f.annotation is float]
+    assert durations
+    assert all(n.endswith(("_s", "_px", "_bytes", "_usd")) for n in durations)
