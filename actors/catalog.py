@@ -170,6 +170,8 @@ class Model:
     def num_frames(self, seconds: float) -> int:
         """The nearest number of frames that it draws. Raises InvalidSpec for seconds that it cannot."""
         limits = self._limits()
+        if limits.frames and max(limits.frames) == 1:
+            raise InvalidSpec(f"{self.id} draws stills only", field="seconds", remedy="use `farm image`")
         if not math.isfinite(seconds) or seconds <= 0:
             raise InvalidSpec(
                 f"seconds must be above 0, got {seconds}", field="seconds", remedy=f"use {limits.seconds()}"

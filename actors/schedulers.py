@@ -7,7 +7,6 @@ every attribute that differs from the scheduler as it was loaded, and one that c
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -30,6 +29,8 @@ _SCALARS = (bool, int, float, str, type(None))
 
 def load_scheduler(folder: Path) -> Any:
     """The scheduler that `folder` describes. Raises DamagedWeights if it is none of `KNOWN`, set to flow matching."""
+    import diffusers
+
     try:
         config = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))
         name = config["_class_name"]
@@ -37,7 +38,7 @@ def load_scheduler(folder: Path) -> Any:
         raise DamagedWeights(f"{folder} has no readable scheduler_config.json: {error}", remedy="restore it") from error
     if name not in KNOWN:
         raise DamagedWeights(f"{folder} asks for {name}", field="scheduler", remedy=f"use one of {', '.join(KNOWN)}")
-    kind: Any = getattr(importlib.import_module("diffusers"), name)
+    kind: Any = getattr(diffusers, name)
     scheduler = kind.from_pretrained(folder, local_files_only=True)
     told = scheduler.config
     if name != KNOWN[0] and (told.prediction_type != "flow_prediction" or not told.use_flow_sigmas):

@@ -7,12 +7,15 @@ A plain class. vLLM's engine core is a child process; its asyncio client lives o
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +32,6 @@ from cluster.errors import (
 )
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 START_TIMEOUT_S = 600.0
@@ -56,6 +58,7 @@ class Writer:
         self.max_num_seqs = max_num_seqs
         self.dtype = dtype
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._engine: AsyncLLM | None = None
         self._tokenizer: Any = None
         self._ids = itertools.count()
@@ -65,7 +68,8 @@ class Writer:
         began = time.monotonic()
         on_cpu = _prepare_environment(self.num_threads, self.kv_cache_gib)
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="writer-loop", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="writer-loop", daemon=True)
+        self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self._build(on_cpu), self._loop).result(START_TIMEOUT_S)
         except FarmError:
@@ -146,6 +150,7 @@ class Writer:
         """End the engine core and its loop; returns when its process is gone. May be called twice."""
         engine, self._engine = self._engine, None
         loop, self._loop = self._loop, None
+        thread, self._thread = self._thread, None
         processes = _processes(engine)
         if engine is not None:
             engine.shutdown(timeout=STOP_TIMEOUT_S)
@@ -154,8 +159,13 @@ class Writer:
             if process.is_alive():
                 process.kill()
                 process.join(STOP_TIMEOUT_S)
-        if loop is not None:
+        if loop is not None and thread is not None:
+            with suppress(FutureTimeout):
+                asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(STOP_TIMEOUT_S)
             loop.call_soon_threadsafe(loop.stop)
+            thread.join(STOP_TIMEOUT_S)
+        del engine
+        gc.collect()  # vLLM's finalizer fails if it first runs when the interpreter ends
 
     # -- the loop's side ------------------------------------------------------------------------------------------
 
@@ -163,7 +173,7 @@ class Writer:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        engine = AsyncLLM.from_engine_args(
+        self._engine = AsyncLLM.from_engine_args(  # never a local: the frame may outlive us, and the engine with it
             AsyncEngineArgs(
                 model=str(self.model_dir),
                 max_model_len=self.max_model_len,
@@ -177,14 +187,7 @@ class Writer:
                 use_tqdm_on_load=False,
             )
         )
-        self._engine, self._tokenizer = engine, engine.get_tokenizer()
-
-    async def _generate(self, prompt: str, params: SamplingParams) -> AsyncIterator[Any]:
-        engine = self._engine
-        if engine is None:
-            raise WorkerLost("the writer is not running")
-        async for output in engine.generate(prompt, params, request_id=f"r{next(self._ids)}"):
-            yield output
+        self._tokenizer = self._engine.get_tokenizer()
 
     def _outputs(
         self,
@@ -202,8 +205,8 @@ class Writer:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        loop = self._loop
-        if loop is None or self._engine is None:
+        loop, engine = self._loop, self._engine
+        if loop is None or engine is None:
             raise WorkerLost("the writer is not running")
         prompt = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         params = SamplingParams(
@@ -219,7 +222,7 @@ class Writer:
 
         async def pump() -> None:
             try:
-                async for output in self._generate(prompt, params):
+                async for output in engine.generate(prompt, params, request_id=f"r{next(self._ids)}"):
                     arrived.put(output)
                 arrived.put(done)
             except asyncio.CancelledError:
@@ -263,12 +266,20 @@ def _prepare_environment(num_threads: int, kv_cache_gib: int) -> bool:
     return on_cpu
 
 
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _processes(engine: AsyncLLM | None) -> list[Any]:
     resources = getattr(getattr(engine, "engine_core", None), "resources", None)
     return list(getattr(getattr(resources, "engine_manager", None), "processes", []))
 
 
 def _ours(error: Exception) -> FarmError:
+    from vllm.exceptions import VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     if isinstance(error, FarmError):
@@ -278,7 +289,7 @@ def _ours(error: Exception) -> FarmError:
         ours = WorkerLost("the writer's engine died")
     else:
         cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ else error
-        if isinstance(cause, ValueError):
+        if isinstance(cause, (ValueError, VLLMClientError)):
             ours = InvalidInput(f"the writer refuses the request: {cause}", field="messages")
         else:
             ours = EngineFailed(f"the writer failed: {type(cause).__name__}: {cause}")
@@ -287,7 +298,6 @@ def _ours(error: Exception) -> FarmError:
 
 
 def _version(distribution: str) -> str | None:
-    try:
+    with suppress(PackageNotFoundError):
         return version(distribution)
-    except PackageNotFoundError:
-        return None
+    return None

@@ -1,34 +1,34 @@
 """The one tree of errors. Message first, details as optional keywords, so that every error survives a process.
 
-    FarmError                       ours; BUG unless a subclass says otherwise
-    |- UserMistake                  INPUT: the person who asked can mend it (exit code 2, HTTP 4xx)
-    |  |- InvalidSpec               a shot that its model cannot draw
-    |  |- InvalidInput              any other field of a request
-    |  |- InvalidSettings           an environment variable or a file of settings
-    |  |- InvalidGraph              cycles, unknown steps, too many tasks
-    |  |- UnknownModel              not in the catalog
-    |  |- NotFound                  no such job, task, asset
-    |  |- IllegalMove               the state table has no such move
-    |- StaleEpoch                   a write of an attempt that is no longer the task's own
-    |- StaleTerm                    a write of a dispatcher that has been replaced
-    |- Unavailable                  INFRA: worker, store or database; the same call may succeed later
-    |  |- StoreUnavailable
-    |  |- LedgerUnavailable
-    |  |- WorkerLost
-    |- StoreFull                    INFRA: no space left; a person must make room
-    |- WrittenOnce                  BUG: a write-once key of the store already has other bytes
-    |- OutOfMemory                  RESOURCE
-    |- RateLimited                  LIMIT
-    |- QualityCheckFailed           QUALITY: the output is readable, but not good enough
-    |- Damaged                      bytes that do not verify
-    |  |- DamagedAsset              INFRA: fetch or make it again
-    |  |- DamagedCheckpoint         INFRA: ignored, the denoise starts over
-    |  |- DamagedWeights            INPUT: mend the model directory
-    |  |- DamagedLedger             INPUT: restore a backup
-    |- JobFailed                    a job ended without its result; its dead task says why
-    |- EngineFailed                 BUG: an engine raised something that nobody foresaw
-    |- Interrupted                  drained or preempted; no failure at all
-    `- Canceled                     somebody asked for it
+FarmError                       ours; BUG unless a subclass says otherwise
+|- UserMistake                  INPUT: the person who asked can mend it (exit code 2, HTTP 4xx)
+|  |- InvalidSpec               a shot that its model cannot draw
+|  |- InvalidInput              any other field of a request
+|  |- InvalidSettings           an environment variable or a file of settings
+|  |- InvalidGraph              cycles, unknown steps, too many tasks
+|  |- UnknownModel              not in the catalog
+|  |- NotFound                  no such job, task, asset
+|  |- IllegalMove               the state table has no such move
+|- StaleEpoch                   a write of an attempt that is no longer the task's own
+|- StaleTerm                    a write of a dispatcher that has been replaced
+|- Unavailable                  INFRA: worker, store or database; the same call may succeed later
+|  |- StoreUnavailable
+|  |- LedgerUnavailable
+|  |- WorkerLost
+|- StoreFull                    INFRA: no space left; a person must make room
+|- WrittenOnce                  BUG: a write-once key of the store already has other bytes
+|- OutOfMemory                  RESOURCE
+|- RateLimited                  LIMIT
+|- QualityCheckFailed           QUALITY: the output is readable, but not good enough
+|- Damaged                      bytes that do not verify
+|  |- DamagedAsset              INFRA: fetch or make it again
+|  |- DamagedCheckpoint         INFRA: ignored, the denoise starts over
+|  |- DamagedWeights            INPUT: mend the model directory
+|  |- DamagedLedger             INPUT: restore a backup
+|- JobFailed                    a job ended without its result; its dead task says why
+|- EngineFailed                 BUG: an engine raised something that nobody foresaw
+|- Interrupted                  drained or preempted; no failure at all
+`- Canceled                     somebody asked for it
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class FarmError(Exception):
 
     def line(self) -> str:
         """One line for a person: what is wrong and what to do."""
-        text = " ".join(str((self.args[0] if self.args else "") or self.code).split())  # from a Ray actor args[0] is an error
+        said = str(self.args[0]) if self.args else ""  # from a Ray actor args[0] is an error
+        text = " ".join((said or self.code).split())
         if self.field and self.field not in text:
             text = f"{self.field}: {text}"
         return f"{text}; {self.remedy}" if self.remedy else text

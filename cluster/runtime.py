@@ -39,28 +39,39 @@ def private_ray(*, gpus: int, log_dir: Path | None = None, code_dir: Path) -> It
     if ray.is_initialized():  # the caller's own Ray: used, and left running
         yield
         return
-    try:
-        ray.init(
-            num_cpus=os.cpu_count(),
-            num_gpus=gpus,
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=True,
-            logging_level=logging.ERROR,
-            object_store_memory=256 * 2**20,
-            runtime_env={"env_vars": {"PYTHONPATH": _python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(log_dir) if log_dir else None,
-        )
-    except (RuntimeError, OSError, ValueError, ConnectionError, TimeoutError) as error:
-        raise Unavailable(
-            f"Ray does not start: {error}", remedy="look at its logs, and for memory and disk space"
-        ) from error
+    _start(gpus=gpus, log_dir=log_dir, code_dir=code_dir)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(*, gpus: int, log_dir: Path | None, code_dir: Path) -> None:
+    """Ray gives its node 30 s to start, which a busy laptop may miss once."""
+    import ray
+
+    for last_try in (False, True):
+        try:
+            ray.init(
+                num_cpus=os.cpu_count(),
+                num_gpus=gpus,
+                namespace=NAMESPACE,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=True,
+                logging_level=logging.ERROR,
+                object_store_memory=256 * 2**20,
+                runtime_env={"env_vars": {"PYTHONPATH": _python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(log_dir) if log_dir else None,
+            )
+            return
+        except Exception as error:  # Ray raises a bare Exception when a node is too slow to start
+            ray.shutdown()
+            if last_try:
+                raise Unavailable(
+                    f"Ray does not start: {error}", remedy="look at its logs, and for memory and disk space"
+                ) from error
 
 
 def _python_path(code_dir: Path) -> str:

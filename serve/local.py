@@ -253,10 +253,9 @@ class Farm:
         failures = {a["failure"] for a in self.ledger.attempts(last.job.id) if a["task_id"] == broken.id}
         if FailureClass.INPUT in failures:
             return UserMistake(f"{broken.key}: {broken.reason}")
-        return JobFailed(
-            f"task {broken.key} failed: {broken.reason}",
-            remedy="run the same command again: what is done is kept and not rendered twice",
-        )
+        again = "run the same command again: what is done is kept and not rendered twice"
+        remedy = None if FailureClass.BUG in failures else again
+        return JobFailed(f"task {broken.key} failed: {broken.reason}", remedy=remedy)
 
     def _want_workers(self, job_id: str) -> None:
         """Spawns the fleets that the open tasks need, and, while a script is written, the one that will draw it."""

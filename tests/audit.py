@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Row, select
 
 from cluster.ledger.events import Event
 from cluster.ledger.ledger import Ledger
@@ -14,6 +15,8 @@ from cluster.ledger.schema import attempts, cost_lines, edges, events, jobs, tas
 from cluster.rates import cost_until
 from cluster.states import DONE, MOVES, OVER, Move, State, job_state
 
+LOG = select(events).order_by(events.c.job_id, events.c.seq)
+TASKS, JOBS, EDGES, ATTEMPTS, LINES, WORKERS = map(select, (tasks, jobs, edges, attempts, cost_lines, workers))
 ANSWERS = (Move.COMMIT, Move.CACHE_HIT)
 
 
@@ -58,28 +61,54 @@ def violations(log: Iterable[Event]) -> list[str]:
     return broken
 
 
+@dataclass(frozen=True, slots=True)
+class Books:
+    """All that a ledger holds, as one transaction saw it."""
+
+    log: list[Event]
+    tasks: dict[str, Row[Any]]
+    jobs: list[Row[Any]]
+    edges: list[Row[Any]]
+    attempts: list[Row[Any]]
+    lines: list[Row[Any]]
+    workers: list[Row[Any]]
+
+
+def books_of(ledger: Ledger) -> Books:
+    return ledger.database.transaction(
+        lambda c: Books(
+            log=[Event(**row._mapping) for row in c.execute(LOG)],
+            tasks={row.id: row for row in c.execute(TASKS)},
+            jobs=list(c.execute(JOBS)),
+            edges=list(c.execute(EDGES)),
+            attempts=list(c.execute(ATTEMPTS)),
+            lines=list(c.execute(LINES)),
+            workers=list(c.execute(WORKERS)),
+        )
+    )
+
+
 def audit(ledger: Ledger) -> list[str]:
     """Of a whole ledger: its log, its tables, its money. Empty when all is well."""
-    return ledger.database.transaction(_audit)
+    return flaws_of(books_of(ledger))
 
 
-def _audit(c: Connection) -> list[str]:
-    rows = c.execute(select(events).order_by(events.c.job_id, events.c.seq))
-    log = [Event(**row._mapping) for row in rows]
-    return [*violations(log), *_tables(c, log), *_money(c)]
+def flaws_of(books: Books) -> list[str]:
+    return [*violations(books.log), *_tables(books), *_money(books)]
 
 
-def _tables(c: Connection, log: list[Event]) -> list[str]:
+def _tables(books: Books) -> list[str]:
     broken = []
-    replayed = {e.task_id: e.to_state for e in log if e.to_state is not None}
-    newest = {e.job_id: e.seq for e in log}
-    all_tasks = {t.id: t for t in c.execute(select(tasks))}
+    replayed = {e.task_id: e.to_state for e in books.log if e.to_state is not None}
+    newest = {e.job_id: e.seq for e in books.log}
+    all_tasks = books.tasks
     needs: dict[str, list[str]] = defaultdict(list)
-    for task_id, needs_id in c.execute(select(edges)):
+    for task_id, needs_id in books.edges:
         needs[task_id].append(needs_id)
     running: dict[str, list[Any]] = defaultdict(list)
-    for a in c.execute(select(attempts).where(attempts.c.state == "running")):
-        running[a.task_id].append(a)
+    for a in books.attempts:
+        if a.state == "running":
+            running[a.task_id].append(a)
     recount: dict[str, Counter[str]] = defaultdict(Counter)
     for t in all_tasks.values():
         recount[t.job_id][t.state] += 1
@@ -99,7 +128,7 @@ def _tables(c: Connection, log: list[Event]) -> list[str]:
             broken.append(f"a back-off has an end: {t.key}")
         if (t.state == "succeeded") > (t.receipt_key is not None):
             broken.append(f"success has a receipt: {t.key}")
-    for j in c.execute(select(jobs)):
+    for j in books.jobs:
         counted = {s.value: j._mapping[f"n_{s.value}"] for s in State if j._mapping[f"n_{s.value}"]}
         if counted != dict(recount[j.id]) or j.num_tasks != recount[j.id].total():
             broken.append(f"counters equal a recount: {counted}, {dict(recount[j.id])}")
@@ -111,25 +140,25 @@ def _tables(c: Connection, log: list[Event]) -> list[str]:
     return broken
 
 
-def _money(c: Connection) -> list[str]:
+def _money(books: Books) -> list[str]:
     broken = []
     nano: Counter[str] = Counter()
     held_us: Counter[str] = Counter()
     by_attempt: dict[str, Counter[str]] = defaultdict(Counter)
-    for line in c.execute(select(cost_lines)):
+    for line in books.lines:
         nano[line.worker_id] += line.nano
         held_us[line.worker_id] += line.held_us
         if line.attempt_id:
             by_attempt[line.attempt_id][line.kind] += line.nano
         if (line.attempt_id is None) != (line.tenant == "farm"):
             broken.append("lines of no task are the farm's own")
-    for w in c.execute(select(workers)):
+    for w in books.workers:
         chain_us = w.since_us - w.spawned_us
         if nano[w.id] != cost_until(w.nano_per_hour, chain_us):
             broken.append(f"ledger balanced: {w.id} {nano[w.id]} {cost_until(w.nano_per_hour, chain_us)}")
         if held_us[w.id] != chain_us * max(1, w.num_accelerators):
             broken.append(f"held time balanced: {w.id}")
-    for a in c.execute(select(attempts)):
+    for a in books.attempts:
         booked = by_attempt[a.id]
         good = a.receipt_key is not None or a.state == "running" or (a.facts or {}).get("checkpoint")
         if booked["wasted" if good else "busy"]:

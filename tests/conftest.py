@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk", "tests.audit")
 
 NO_HEALTH_CHECK = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-for name, examples in {"desk": 20, "ci-postgresql": 100, "ci": 300, "chaos": 5_000}.items():
+for name, examples in {"desk": 20, "ci": 300, "ci-postgresql": 100, "chaos": 5_000, "chaos-postgresql": 1_000}.items():
     settings.register_profile(
         name,
         max_examples=examples,
@@ -80,20 +80,27 @@ def postgresql(fast_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def ledger_template(postgresql: str) -> str:
-    """The name of a database of the newest schema, to be copied."""
+def migrated_postgresql_url(postgresql: str) -> str:
+    """A database of the newest schema for all tests: making one for each takes longer than the tests."""
     from cluster.ledger.ledger import Ledger
 
-    url = _database(postgresql, "template_of_ledgers")
+    url = _database(postgresql, "ledgers")
     Ledger(url).close()
-    return "template_of_ledgers"
+    return url
 
 
 @pytest.fixture
-def postgresql_url(postgresql: str, ledger_template: str) -> Iterator[str]:
-    name = f"l{uuid4().hex}"
-    yield _database(postgresql, name, template=ledger_template)
-    _run(postgresql, f"DROP DATABASE {name} WITH (FORCE)")
+def postgresql_url(migrated_postgresql_url: str) -> str:
+    """A ledger with nothing in it."""
+    return emptied(migrated_postgresql_url)
+
+
+def emptied(url: str) -> str:
+    """`url`, once its ledger has nothing in it any more."""
+    from cluster.ledger.schema import metadata
+
+    _run(url, "".join(f"DELETE FROM {table.name};" for table in reversed(metadata.sorted_tables)))
+    return url
 
 
 @pytest.fixture
@@ -104,8 +111,8 @@ def empty_postgresql_url(postgresql: str) -> Iterator[str]:
     _run(postgresql, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _database(server: str, name: str, template: str = "template1") -> str:
-    _run(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+def _database(server: str, name: str) -> str:
+    _run(server, f"CREATE DATABASE {name}")
     return server.replace("/postgres?", f"/{name}?")
 
 

@@ -108,10 +108,13 @@ class LedgerDesk:
         self, job: str, key: str, *, worker: str = "w1", request: str | None = None, epoch: int | None = None
     ) -> Leased | None:
         row = self.task(job, key)
+        return self.ask(row["id"], epoch=row["epoch"] if epoch is None else epoch, worker=worker, request=request)
+
+    def ask(self, task_id: str, *, epoch: int, worker: str = "w1", request: str | None = None) -> Leased | None:
         got = self.ledger.lease(
             self.term,
-            row["id"],
-            epoch=row["epoch"] if epoch is None else epoch,
+            task_id,
+            epoch=epoch,
             worker_id=worker,
             request_id=request or f"request-{next(self._requests)}",
         )

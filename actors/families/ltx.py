@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from actors.checkpoint import read_checkpoint, write_checkpoint
 from actors.contract import Json, ShotSpec
 from actors.model_dir import Departures, ModelDir
+from actors.schedulers import advance, load_scheduler, load_scheduler_state, save_scheduler, started
 from cluster.errors import DamagedCheckpoint, InvalidSpec, OutOfMemory
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ class LtxFamily:
         channels = self._latent_channels()
         latents = randn_tensor((1, channels, frames, height, width), generator=generator, dtype=torch.float32)
         latents = _pack(latents, patch, patch_t).to(self.device)
-        scheduler = deepcopy(self.scheduler)
-        facts = scheduler.config
+        facts = self.scheduler.config
         mu = _shift_of_length(
             frames * height * width,
             facts.get("base_image_seq_len", 256),
@@ -153,13 +152,12 @@ class LtxFamily:
             facts.get("max_shift", 1.15),
         )
         sigmas = np.linspace(1.0, 1 / spec.num_steps, spec.num_steps)
-        scheduler.set_timesteps(spec.num_steps, device=self.device, sigmas=sigmas, mu=mu)
         return State(
             spec=spec,
             conditioning=conditioning,
             latents=latents,
             grid=(frames // patch_t, height // patch, width // patch),
-            scheduler=scheduler,
+            scheduler=started(self.scheduler, spec.num_steps, device=self.device, sigmas=sigmas, mu=mu),
             generator=generator,
         )
 
@@ -190,12 +188,9 @@ class LtxFamily:
                 if state.conditioning.negative:
                     without = next(free)[None]
                     seen = without + state.spec.guidance_scale * (seen - without)
-                timestep = state.scheduler.timesteps[state.index]
                 if self.departures.prediction == "sample":
                     seen = (state.latents - seen) / state.scheduler.sigmas[state.index]
-                state.latents = state.scheduler.step(
-                    seen, timestep, state.latents, generator=state.generator, return_dict=False
-                )[0]
+                state.latents = advance(state.scheduler, seen, state.index, state.latents, state.generator)
                 state.index += 1
 
     def _denoise(
@@ -269,17 +264,21 @@ class LtxFamily:
     def save(self, state: State) -> bytes:
         """All that the next step reads, as safetensors bytes; a sha256 over them and a fingerprint are inside."""
         given = state.conditioning
-        tensors = {
+        tensors, scheduler = save_scheduler(state.scheduler, self.scheduler)
+        tensors |= {
             "latents": state.latents,
-            "sigmas": state.scheduler.sigmas,
-            "timesteps": state.scheduler.timesteps,
             "generator": state.generator.get_state(),
             "embeds": given.embeds,
             "mask": given.mask,
         }
         if given.negative:
             tensors |= {"negative_embeds": given.negative[0], "negative_mask": given.negative[1]}
-        facts = {"spec": state.spec.to_json(), "index": state.index, "grid": list(state.grid)}
+        facts = {
+            "spec": state.spec.to_json(),
+            "index": state.index,
+            "grid": list(state.grid),
+            "scheduler": scheduler,
+        }
         return write_checkpoint(tensors, facts, self._fingerprint)
 
     def load(self, data: bytes) -> State:
@@ -290,10 +289,6 @@ class LtxFamily:
         try:
             held = {name: tensor.to(self.device) for name, tensor in tensors.items() if name != "generator"}
             negative = (held["negative_embeds"], held["negative_mask"]) if "negative_mask" in held else None
-            scheduler = deepcopy(self.scheduler)
-            scheduler.set_timesteps(facts["spec"]["num_steps"], device=self.device, mu=0.0)
-            scheduler.sigmas, scheduler.timesteps = held["sigmas"], held["timesteps"]
-            scheduler._step_index = facts["index"] or None
             generator = torch.Generator("cpu")
             generator.set_state(tensors["generator"])
             frames, height, width = facts["grid"]
@@ -302,7 +297,7 @@ class LtxFamily:
                 conditioning=Conditioning(embeds=held["embeds"], mask=held["mask"], negative=negative),
                 latents=held["latents"],
                 grid=(frames, height, width),
-                scheduler=scheduler,
+                scheduler=load_scheduler_state(self.scheduler, tensors, facts["scheduler"], device=self.device),
                 generator=generator,
                 index=facts["index"],
             )
@@ -362,7 +357,7 @@ class LtxFamily:
 def load(model_dir: Path, *, device: str, dtype: str, num_threads: int) -> LtxFamily:
     """Loads a diffusers directory, safetensors only, without the network. Raises DamagedWeights."""
     import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTXVideoTransformer3DModel
+    from diffusers import LTXVideoTransformer3DModel
     from transformers import AutoTokenizer, T5EncoderModel
 
     torch.set_num_threads(num_threads)
@@ -377,9 +372,6 @@ def load(model_dir: Path, *, device: str, dtype: str, num_threads: int) -> LtxFa
         text_encoder = text_encoder.from_pretrained(folder, dtype=wanted, **safe)
     with model.component("tokenizer") as folder:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    with model.component("scheduler") as folder:
-        scheduler: Any = FlowMatchEulerDiscreteScheduler
-        scheduler = scheduler.from_pretrained(folder, local_files_only=True)
     with model.component("vae") as folder:
         codec = model.codec_class()
         vae = codec.from_pretrained(folder, torch_dtype=getattr(codec, "decode_dtype", wanted), **safe)
@@ -387,7 +379,7 @@ def load(model_dir: Path, *, device: str, dtype: str, num_threads: int) -> LtxFa
         transformer=transformer.to(device).eval(),
         text_encoder=text_encoder.to(device).eval(),
         tokenizer=tokenizer,
-        scheduler=scheduler,
+        scheduler=load_scheduler(model.path / "scheduler"),
         vae=vae.to(device).eval(),
         departures=model.departures,
         weights=model.revision,

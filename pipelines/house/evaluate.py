@@ -27,7 +27,7 @@ from pipelines.house.scenes import NUM_FRAMES, Scene, held_out_scenes
 WEIGHTS = Path(__file__).parent / "weights"
 GOALS = {"subject": 0.80, "hue": 0.90, "place": 0.90, "motion": 0.70}  # of a model trained on two cores
 JUDGE_GOAL = 0.97
-_TRAIN_CLIPS, _FRESH_CLIPS, _EPOCHS = 6000, 600, 6
+_TRAIN_CLIPS, _FRESH_CLIPS, _EPOCHS = 4000, 500, 7
 _SHEET = (6, 8)  # columns, rows
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Fits the codec to drawn clips, and draws the training set as latents, in shards, once.
 
-Usage: python -m pipelines.house.latents --out DIR [--num 16384] [--shard 1024] [--part 0/2]
+Usage: python -m pipelines.house.latents --out DIR [--num 20480] [--shard 512] [--part 0/2]
 The first call fits the codec (DIR/vae); each part draws its share of the shards that are not there yet.
 """
 
@@ -103,11 +103,11 @@ def shard_paths(out: Path, index: int) -> tuple[Path, Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num", type=int, default=16384)
-    parser.add_argument("--shard", type=int, default=1024)
+    parser.add_argument("--num", type=int, default=20480)
+    parser.add_argument("--shard", type=int, default=512)
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--components", type=int, default=378)
-    parser.add_argument("--fit-clips", type=int, default=700)
+    parser.add_argument("--fit-clips", type=int, default=800)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.out.mkdir(parents=True, exist_ok=True)

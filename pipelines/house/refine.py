@@ -1,4 +1,4 @@
-"""Trains the codec's refiner: python -m pipelines.house.refine --weights DIR --out DIR [--minutes 12] [--resume]
+"""Trains the codec's refiner: python -m pipelines.house.refine --weights DIR --out DIR [--minutes 17] [--resume]
 
 The denoiser is frozen. Drawn clips are encoded, noised a little (most of the structure survives), predicted clean by
 the denoiser, and decoded; the refiner learns to turn that into the maps that were drawn. So it mends both what the
@@ -35,7 +35,7 @@ _WORTH = {"body": 1.6, "mark": 1.8, "light": 1.8}  # of an error, by role; 0.75 
 def predicted_maps(
     family: ltx.LtxFamily, codec: PaperCodec, rng: np.random.Generator, num: int
 ) -> tuple[Tensor, Tensor]:
-    """(what the linear codec decodes of the denoiser's prediction, what was drawn): (num, _WINDOW_FRAMES, R, px, px)."""
+    """(what the linear codec decodes of the prediction, what was drawn): (num, _WINDOW_FRAMES, R, px, px)."""
     scenes = [training_scene(rng) for _ in range(num)]
     drawn = torch.stack([draw(scene) for scene in scenes])
     places = torch.tensor([list(PLACE_PAPERS).index(scene.place) for scene in scenes])
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--minutes", type=float, default=17)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--width", type=int, default=48)
     parser.add_argument("--seed", type=int, default=_SEED)

@@ -1,4 +1,4 @@
-"""Trains the house video model: python -m pipelines.house.train --data DIR --out DIR [--resume] [--minutes 68]
+"""Trains the house video model: python -m pipelines.house.train --data DIR --out DIR [--resume] [--minutes 67]
 
 `--data` is what `python -m pipelines.house.latents` writes; shards that appear later are picked up. Rectified flow with
 prediction of the clean latents: x_s = (1 - s) z + s n, the network sees x_s and predicts z, and the error is weighted
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--minutes", type=float, default=75)
+    parser.add_argument("--minutes", type=float, default=67)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.catalog import Catalog, Model
 from actors.contract import Bench, Input, Json, Made, MadeFile, Quality, ShotSpec
@@ -22,11 +22,13 @@ from cluster.errors import EngineFailed, InvalidInput
 from cluster.graph import TaskSpec
 from cluster.rates import usd
 from cluster.timing import Ahead
-from pipelines.conform import Conformed, Take, conform
-from pipelines.manifest import Work, manifest
 from pipelines.script import Script, check_logline
 from pipelines.seeds import take_seed
 from pipelines.writing import write_script
+
+if TYPE_CHECKING:
+    from pipelines.conform import Take
+    from pipelines.manifest import Work
 
 VERSION = 1
 MAX_SHOTS = 40
@@ -73,6 +75,8 @@ def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
             f"a film has 1 to {MAX_SHOTS} shots, not {brief.num_shots}", field="shots", remedy="split longer films"
         )
     model.num_frames(brief.seconds)
+    if not 0 <= brief.seed < 2**63:
+        raise InvalidInput(f"seed must be from 0 to 2^63-1, got {brief.seed}", field="seed")
     asked = {"model": model.id, "seconds": brief.seconds, "seed": brief.seed, "quality": brief.quality.value}
     if brief.script is not None:
         script = Script.from_json(canonical_json(brief.script))
@@ -149,6 +153,8 @@ def expand(bench: Bench, tools: Tools) -> Made:
 
 def cut(bench: Bench, tools: Tools) -> Made:
     """The conform task: joins the circled takes in the order of the script."""
+    from pipelines.conform import conform  # media libraries are slow to import, and `plan` needs none
+
     script = _script_of(bench)
     bench.progress("conform", 0, 1)
     out = bench.scratch / "film"
@@ -166,6 +172,9 @@ def cut(bench: Bench, tools: Tools) -> Made:
 
 def publish(bench: Bench, tools: Tools) -> Made:
     """Names the film: the files of the conform, with the manifest that replays them."""
+    from pipelines.conform import Conformed
+    from pipelines.manifest import manifest
+
     script = _script_of(bench)
     film = _input(bench, "conform")
     document = manifest(
@@ -271,6 +280,8 @@ def _input(bench: Bench, key: str) -> Input:
 
 def _take(bench: Bench, named: Mapping[str, str], *, with_clip: bool) -> Take:
     """The circled take of a shot; its clip is fetched only where it is needed."""
+    from pipelines.conform import Take
+
     take = _input(bench, named["key"])
     clip = next(f for f in take.files if f["name"] == "clip.mp4")
     return Take(
@@ -287,6 +298,8 @@ def _take(bench: Bench, named: Mapping[str, str], *, with_clip: bool) -> Take:
 
 
 def _work(done: Input) -> Work:
+    from pipelines.manifest import Work
+
     return Work(
         step=done.step,
         held_s=done.held_s,

@@ -232,7 +232,7 @@ def test_old_logs_make_room(desk: Path) -> None:
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
-MIDDLE = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+MIDDLE = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.DEVNULL)"
 ORPHANED = """
 import subprocess, sys
 from serve.cli.ending import Ending, descendants

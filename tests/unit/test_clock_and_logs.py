@@ -62,7 +62,12 @@ def test_a_line_says_whose_it_is(stream: io.StringIO) -> None:
     first, second, third = lines(stream)
     assert first["message"] == "A task was leased."
     assert {k: first[k] for k in ("level", "action", "job", "task", "attempt", "seconds")} == {
-        "level": "info", "action": "lease", "job": "j", "task": "t", "attempt": "a", "seconds": 1.5,
+        "level": "info",
+        "action": "lease",
+        "job": "j",
+        "task": "t",
+        "attempt": "a",
+        "seconds": 1.5,
     }
     assert "attempt" not in second
     assert "job" not in third

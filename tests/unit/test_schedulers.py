@@ -50,6 +50,7 @@ def test_a_denoise_goes_on_bit_for_bit_from_every_step(tmp_path: Path, name: str
         first.step([undisturbed])
         wanted.append(undisturbed.latents)
     running = first.start(SPEC, first.encode([SPEC])[0])
+    assert type(running.scheduler) is type(SCHEDULERS[scheduler]()), "another solver than the directory names"
     for stopped_at in range(STEPS + 1):
         resumed = second.load(first.save(running))
         assert second.progress(resumed) == (stopped_at, STEPS)
