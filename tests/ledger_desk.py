@@ -73,7 +73,7 @@ class LedgerDesk:
         self.ledger.close()
 
     def join(self, worker: str, *, num_accelerators: int = 0, rate: int = RATE, spawned_s_ago: float = 0) -> None:
-        row = {
+        row: dict[str, Any] = {
             "id": worker,
             "fleet": "render",
             "role": "render",

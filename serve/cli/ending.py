@@ -28,6 +28,7 @@ class Ending:
         self.signum: int | None = None
         self.on_stop: Callable[[], None] = lambda: None  # called inside a signal handler: may only set flags
         self.at_once: Callable[[], None] = lambda: None  # last words before a hard end
+        self._watchdog: threading.Timer | None = None
         self.settled = False  # the result is delivered: a signal only hurries the cleaning up
 
     def watch(self) -> None:
@@ -57,6 +58,11 @@ class Ending:
         _reap()
         return killed
 
+    def rest(self) -> None:
+        """The clean end is done: nothing has to be forced any more."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
     @property
     def exit_code(self) -> int:
         """130 for Ctrl-C, as shells have it."""
@@ -67,9 +73,9 @@ class Ending:
             self._end_at_once()
         self.signum = signum
         self.on_stop()
-        watchdog = threading.Timer(LONGEST_STOP_S, self._end_at_once)
-        watchdog.daemon = True
-        watchdog.start()
+        self._watchdog = threading.Timer(LONGEST_STOP_S, self._end_at_once)
+        self._watchdog.daemon = True
+        self._watchdog.start()
         if not self.settled:
             raise KeyboardInterrupt
 

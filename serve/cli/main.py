@@ -58,6 +58,7 @@ def run(argv: Sequence[str]) -> int:
     finally:
         if session is not None and session.terminal is not None:
             ending.sweep()
+        ending.rest()
 
 
 def _line_of(error: Exception, session: object) -> tuple[str, object]:

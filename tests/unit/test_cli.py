@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 from actors.catalog import Catalog
 from cluster.errors import DamagedWeights, FarmError
 from serve.cli import commands, terminal
-from serve.cli.ending import Ending, descendants
+from serve.cli.ending import SIGNALS, Ending, descendants
 from serve.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -307,12 +307,23 @@ def test_a_second_signal_during_the_cleaning_up_leaves_no_process() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """The handlers of pytest stand again after the test."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
 def test_a_signal_that_a_parent_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     Ending().watch()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_after_the_result_a_signal_does_not_undo_it() -> None:
     ending = Ending()
     ending.watch()
@@ -321,6 +332,7 @@ def test_after_the_result_a_signal_does_not_undo_it() -> None:
     until = time.monotonic() + 10
     while ending.signum is None and time.monotonic() < until:
         pass
+    ending.rest()
     assert ending.signum == signal.SIGTERM
 
 

@@ -112,7 +112,7 @@ def test_a_small_picture_looks_like_the_large_one_made_small(codec: PaperCodec) 
     assert float((torch.nn.functional.avg_pool2d(large, 4) - small).abs().mean()) < 0.02
 
 
-@pytest.mark.parametrize("scene", SCENES[:3], ids=lambda scene: f"{scene.hue} {scene.subject}, {scene.place}")
+@pytest.mark.parametrize("scene", SCENES[:2], ids=lambda scene: f"{scene.hue} {scene.subject}, {scene.place}")
 def test_pictures_are_read_back(codec: PaperCodec, scene: Scene) -> None:
     maps, _ = encoded(codec, scene)
     frames = codec.paint(maps, *indices(scene), px=256)

@@ -19,6 +19,7 @@ RIM_PX = 4  # at 512
 RIM_COLOUR = (1.0, 0.985, 0.95)
 LIP_PX = 3  # the lit upper edge of a paper, at 512
 LIP_LIGHT = 0.10
+_LOOK_EVERY = 6
 _SHADES = (1.0, 0.85, 0.7)  # how dark a paper may look in a shadow when it is looked up
 
 
@@ -110,9 +111,10 @@ def recognise(pictures: Tensor, palettes: list[list[Palette]], map_px: int) -> t
     px = 4 * map_px
     flat = F.interpolate(pictures, size=(px, px), mode="area") / grain(px)
     num_back = palettes[0][0].num_backdrop
-    place = int(torch.stack([_misfit(flat, row[0], 0, num_back).clamp(max=0.1).mean() for row in palettes]).argmin())
-    strange = _misfit(flat, palettes[place][0], 0, num_back) > 0.06
-    fits = [_misfit(flat, palette, num_back, len(palette.top))[strange].clamp(max=0.2) for palette in palettes[place]]
+    few = flat[::_LOOK_EVERY]  # enough to tell place and hue, which hold for the whole clip
+    place = int(torch.stack([_misfit(few, row[0], 0, num_back).clamp(max=0.1).mean() for row in palettes]).argmin())
+    strange = _misfit(few, palettes[place][0], 0, num_back) > 0.06
+    fits = [_misfit(few, palette, num_back, len(palette.top))[strange].clamp(max=0.2) for palette in palettes[place]]
     hue = int(torch.stack([fit.mean() for fit in fits]).argmin())
     palette = palettes[place][hue]
     distances = torch.stack([_misfit(flat, palette, role, role + 1) for role in range(len(palette.top))], dim=1)
