@@ -34,7 +34,8 @@ def break_commits(desk: LedgerDesk, times: int, *, before: bool = False) -> Call
 
     def lossy(connection: Any) -> None:
         if left[0] == 0:
-            return do_commit(connection)
+            do_commit(connection)
+            return
         left[0] -= 1
         if not before:
             do_commit(connection)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 
 from cluster.errors import DamagedLedger, FarmError, InvalidInput, InvalidSettings, LedgerUnavailable
 from cluster.ledger.database import Database
@@ -117,13 +117,9 @@ def test_another_kind_of_database_is_refused(url: str) -> None:
 def test_a_transaction_is_whole_or_not_at_all(sqlite_url: str) -> None:
     ledger = Ledger(sqlite_url, durable=False)
 
-    def half(connection: object) -> None:
-        ledger.database.engine  # noqa: B018
-        raise RuntimeError("in the middle")
-
-    def work(connection):  # type: ignore[no-untyped-def]
+    def work(connection: Connection) -> None:
         connection.execute(shows.insert().values(tenant="t", name="s", share=1.0, created_us=0))
-        half(connection)
+        raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
         ledger.database.transaction(work)
