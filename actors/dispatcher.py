@@ -16,7 +16,16 @@ from typing import Any, TypedDict, TypeVar
 
 from actors.contract import Beat, Input, Json, Order, Outcome, Report, WorkerFacts
 from cluster.clock import Clock, to_datetime
-from cluster.errors import DamagedAsset, FailureClass, FarmError, StaleTerm, StoreUnavailable, Unavailable
+from cluster.errors import (
+    DamagedAsset,
+    FailureClass,
+    FarmError,
+    InvalidGraph,
+    InvalidInput,
+    StaleTerm,
+    StoreUnavailable,
+    Unavailable,
+)
 from cluster.graph import TaskSpec
 from cluster.ledger.leases import Answer
 from cluster.ledger.ledger import Ledger
@@ -280,7 +289,7 @@ class Dispatcher:
 
         try:
             return await self._call(work)
-        except DamagedAsset as error:
+        except (DamagedAsset, InvalidGraph, InvalidInput) as error:  # or the job cannot take its children
             fail = partial(self._ledger.fail, self._term, **who, failure=error.failure, code=error.code)
             return await self._call(partial(fail, message=error.line(), facts={}))
 

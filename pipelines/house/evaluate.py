@@ -82,8 +82,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     family = ltx.load(args.weights, device="cpu", dtype="float32", num_threads=args.threads)
-    judge = train_judge(*drawn_clips(family.vae, _TRAIN_CLIPS, seed=101), epochs=_EPOCHS, seed=3)
-    fresh, fresh_truth = drawn_clips(family.vae, _FRESH_CLIPS, seed=102, through_codec=0.0)
+    vae = args.weights / "vae"
+    judge = train_judge(*drawn_clips(vae, _TRAIN_CLIPS, seed=101, workers=args.threads), epochs=_EPOCHS, seed=3)
+    fresh, fresh_truth = drawn_clips(vae, _FRESH_CLIPS, seed=102, through_codec=0.0, workers=args.threads)
     own = shares(judge.verdicts(fresh), fresh_truth)
     print(f"The judge on {_FRESH_CLIPS} fresh drawn clips (97 % or better in each to be worth hearing):")
     print("  " + "  ".join(f"{name} {share:.1%}" for name, share in own.items()), flush=True)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,6 +32,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 LOOKED_AT = tuple(round(i) for i in np.linspace(0, NUM_FRAMES - 1, 8))
 _PX = 64
 _PAINT_PX = 128
+_PART = 250
 
 
 def look(pictures: Tensor) -> Tensor:
@@ -42,8 +46,23 @@ def answers(scene: Scene) -> Tensor:
     return torch.tensor([QUESTIONS[name].index(facts[name]) for name in QUESTIONS])
 
 
-def drawn_clips(codec: PaperCodec, num: int, *, seed: int, through_codec: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Fresh drawn clips as the judge sees them, a share of them through the codec and back: (clips, answers)."""
+def drawn_clips(
+    codec_dir: Path, num: int, *, seed: int, through_codec: float = 0.5, workers: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Fresh drawn clips as the judge sees them, a share of them through the codec and back: (clips, answers).
+
+    Drawn by `workers` processes in parts of _PART clips, each with a seed of its own: the same for any number of them.
+    """
+    jobs = [(codec_dir, min(_PART, num - at), [seed, at], through_codec) for at in range(0, num, _PART)]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        parts = list(pool.map(_drawn_part, jobs))
+    return tuple(torch.from_numpy(np.concatenate(each)) for each in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def _drawn_part(job: tuple[Path, int, list[int], float]) -> tuple[np.ndarray, np.ndarray]:
+    codec_dir, num, seed, through_codec = job
+    torch.set_num_threads(1)  # pictures this small gain nothing from more
+    codec: PaperCodec = PaperCodec.from_pretrained(codec_dir)
     rng = np.random.default_rng(seed)
     seen, truth = [], []
     with torch.inference_mode():
@@ -56,7 +75,7 @@ def drawn_clips(codec: PaperCodec, num: int, *, seed: int, through_codec: float 
                 maps = codec.decode_linear(latents)[0]
             seen.append(look(codec.paint(maps[list(LOOKED_AT)], place, hue, px=_PAINT_PX)))
             truth.append(answers(scene))
-    return torch.stack(seen), torch.stack(truth)
+    return torch.stack(seen).numpy(), torch.stack(truth).numpy()
 
 
 class Judge(nn.Module):

@@ -337,3 +337,11 @@ def report_of(task_id: str, attempt_id: str, epoch: int, worker_id: str, receipt
         outcome=Outcome.SUCCEEDED,
         receipt_key=receipt_key,
     )
+
+
+def test_children_that_the_job_cannot_take_kill_the_expansion_and_not_the_worker(farm: InProcessFarm) -> None:
+    job_id = submit(farm, task("expand", expands=True, cacheable=False))
+    circle = (task("one", "two"), task("two", "one"))
+    farm.work_until_over(job_id, farm.worker(Engine(children=circle)))
+    assert by_key(farm, job_id)["expand"]["state"] == State.DEAD
+    assert "cycle" in by_key(farm, job_id)["expand"]["reason"]
