@@ -60,7 +60,7 @@ def sqlite_url(fast_folder: Path, empty_ledger: Path) -> Iterator[str]:
 def postgresql(fast_folder: Path) -> Iterator[str]:
     """The url of a server of its own; its database `ledger` has the newest schema and is a template."""
     runtime = fast_folder / "run"
-    runtime.mkdir()
+    runtime.mkdir(mode=0o700)
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # the package makes its lock file there
     try:

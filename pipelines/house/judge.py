@@ -56,7 +56,9 @@ def drawn_clips(
     jobs = [(codec_dir, min(_PART, num - at), [seed, at], through_codec) for at in range(0, num, _PART)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         parts = list(pool.map(_drawn_part, jobs))
-    return tuple(torch.from_numpy(np.concatenate(each)) for each in zip(*parts, strict=True))  # type: ignore[return-value]
+    return torch.from_numpy(np.concatenate([clips for clips, _ in parts])), torch.from_numpy(
+        np.concatenate([truth for _, truth in parts])
+    )
 
 
 def _drawn_part(job: tuple[Path, int, list[int], float]) -> tuple[np.ndarray, np.ndarray]:
