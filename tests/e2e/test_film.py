@@ -83,7 +83,8 @@ def test_the_film_has_all_its_files_and_plays_in_a_browser(film: Made) -> None:
 
 def test_every_line_is_an_event_and_the_last_one_is_the_result(film: Made) -> None:
     assert film.status == ""
-    *events, result = film.lines
+    starting, *events, result = film.lines
+    assert starting["event"] == "farm.starting"
     assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
     assert events[0]["event"] == "job.created"
     assert events[-1]["event"] == "job.ended"
