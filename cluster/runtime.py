@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,17 +34,29 @@ def private_ray(*, gpus: int, log_dir: Path | None = None, code_dir: Path) -> It
 
     Raises Unavailable when Ray does not come up.
     """
+    imported_before = "ray" in sys.modules
     prepare_environment()
     import ray
 
     if ray.is_initialized():  # the caller's own Ray: used, and left running
         yield
         return
+    if imported_before:
+        _read_environment_again()
     _start(gpus=gpus, log_dir=log_dir, code_dir=code_dir)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _read_environment_again() -> None:
+    """Ray's core reads how to authenticate when it is imported, its servers when they start: a program that imported
+    Ray before it asked for a farm would be refused by its own. What Ray's own tests do, as nothing public does it."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start(*, gpus: int, log_dir: Path | None, code_dir: Path) -> None:

@@ -103,10 +103,10 @@ def test_a_killed_dispatcher_comes_back_and_the_job_goes_on(farm: Farm) -> None:
     assert len([e for e in farm.ledger.events(job_id) if e.kind == "task.commit"]) == 10
 
 
-def test_a_farm_that_ends_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_a_farm_of_a_program_that_imported_ray_first_works_and_leaves_no_process_behind(tmp_path: Path) -> None:
     marker = f"reelfarm-test-{os.getpid()}"
     script = (
-        "import sys; from serve.local import Farm\n"
+        "import ray, sys; from serve.local import Farm\n"
         "with Farm(home=sys.argv[1], gpus=0) as farm: print('up', flush=True)\n"
     )
     env = {**os.environ, "REELFARM_TEST_MARKER": marker, "PYTHONPATH": str(Path(__file__).parents[2])}

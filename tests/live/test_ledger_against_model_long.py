@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -13,6 +14,7 @@ from tests.ledger_desk import LedgerDesk
 from tests.ledger_machine import LedgerMachine
 from tests.sqlite_copies import copies
 
+pytestmark = pytest.mark.timeout(1_500)
 PROFILE = os.environ.get("REELFARM_TEST_PROFILE", "ci")
 
 

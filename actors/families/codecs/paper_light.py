@@ -70,7 +70,8 @@ def _shadows(cover: Tensor, num_back: int, px: int) -> Tensor:
     nearer = F.avg_pool2d(cover, px // SHADOW_GRID_PX).flip(1).cumsum(1).flip(1)[:, 1 : num_back + 1]
     shadow = F.pad(nearer, (2, 0, 3, 0), mode="replicate")[..., :SHADOW_GRID_PX, :SHADOW_GRID_PX]
     for _ in range(2):
-        shadow = F.avg_pool2d(F.pad(shadow, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+        shadow = F.avg_pool2d(F.pad(shadow, (2, 2, 2, 2), mode="replicate"), (5, 1), stride=1)
+        shadow = F.avg_pool2d(shadow, (1, 5), stride=1)  # in two passes: less than half the time of one
     return F.interpolate(shadow, size=(px, px), mode="bilinear")
 
 
