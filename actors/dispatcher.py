@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict, TypeVar
 
 from actors.contract import Beat, Input, Json, Order, Outcome, Report, WorkerFacts
+from actors.queue import Queue
 from cluster.clock import Clock, to_datetime
 from cluster.errors import (
     DamagedAsset,
@@ -26,17 +27,16 @@ from cluster.errors import (
     StoreUnavailable,
     Unavailable,
 )
+from cluster.fit import Asked, Place, unfit
 from cluster.graph import TaskSpec
 from cluster.ledger.leases import Answer
 from cluster.ledger.ledger import Ledger
 from cluster.logs import about, say
 from cluster.rates import RateCard
-from cluster.schedule import Candidate, UseMeter, ranked
 from cluster.store import Store, find_receipt, verify_receipt
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-WINDOW = 64  # ready tasks of one job that are looked at
 
 
 class _Claim(TypedDict):
@@ -64,13 +64,6 @@ class _Lease:
     total: int = 0
 
 
-@dataclass(slots=True)
-class _Heads:
-    seq: int
-    row: Any
-    tasks: list[Any] = field(default_factory=list)
-
-
 class Dispatcher:
     """Leases, heartbeats, commits. Create it, `await start()`, and keep `run()` going beside the calls."""
 
@@ -84,8 +77,7 @@ class Dispatcher:
         self._leases: dict[str, _Lease] = {}
         self._workers: dict[str, WorkerFacts] = {}
         self._seen_s: dict[str, float] = {}
-        self._heads: dict[str, _Heads] = {}
-        self._use = UseMeter()
+        self._queue = Queue(ledger)
         self._dismissed: set[str] = set()
         self._woken = asyncio.Event()
         self._picking = asyncio.Lock()
@@ -99,8 +91,8 @@ class Dispatcher:
             self._leases[row.attempt_id] = _Lease(
                 row.task_id, row.attempt_id, row.epoch, row.worker_id, row.job_id, job.tenant, now_s + self._lease_s
             )
-        for worker_id in await self._call(self._ledger.open_workers):
-            self._seen_s[worker_id] = now_s
+        for worker in await self._call(self._ledger.open_workers):
+            self._seen_s[worker["id"]] = now_s
         await self._look()
         say(log, "The dispatcher took a term.", action="dispatcher.start", term=self._term, running=len(self._leases))
         return self._term
@@ -306,27 +298,15 @@ class Dispatcher:
             say(log, "An attempt was lost.", action="attempt.lost", why=why, answer=answer.value, found=bool(found))
 
     async def _look(self) -> None:
-        """Reads the heads of jobs that changed since the last look, and wakes who waits."""
-        changed = False
-        rows = {row.id: row for row in await self._call(self._ledger.jobs_with_ready_tasks)}
-        for job_id in [j for j in self._heads if j not in rows]:
-            del self._heads[job_id]
-        stale = [i for i, row in rows.items() if i not in self._heads or self._heads[i].seq != row.seq]
-        if stale:
-            found: dict[str, list[Any]] = {}
-            for task in await self._call(lambda: self._ledger.ready_tasks(stale, WINDOW)):
-                found.setdefault(task.job_id, []).append(task)
-            for job_id in stale:
-                self._heads[job_id] = _Heads(rows[job_id].seq, rows[job_id], found.get(job_id, []))
-            changed = True
-        if changed:
+        """Reads what changed since the last look, and wakes who waits."""
+        if await self._call(self._queue.read):
             self._woken.set()
 
     async def _pick(self, worker: WorkerFacts, request_id: str) -> Order | None:
         async with self._picking:
             now_s = self._clock.monotonic_s()
-            best = ranked(self._candidates(worker), shares={}, use=self._use.at(now_s), now_us=self._clock.now_us())
-            for candidate in best:
+            fits = partial(self._fits, worker)
+            for candidate in self._queue.best(worker, fits=fits, now_s=now_s, now_us=self._clock.now_us()):
                 got = await self._call(
                     partial(
                         self._ledger.lease,
@@ -337,38 +317,19 @@ class Dispatcher:
                         request_id=request_id,
                     )
                 )
-                heads = self._heads.get(candidate.job_id)
-                if heads is not None:
-                    heads.tasks = [t for t in heads.tasks if t.id != candidate.task_id]
+                self._queue.drop(candidate)
                 if got is None:
                     continue
-                self._use.add(show=candidate.show, tier=candidate.tier, seconds=candidate.predicted_s, now_s=now_s)
+                self._queue.given(candidate, now_s=now_s)
                 order = self._order(*got, worker.id)
                 say(log, "A task was leased.", action="lease", task=order.task_id, attempt=order.attempt_id)
                 return order
             return None
 
-    def _candidates(self, worker: WorkerFacts) -> list[Candidate]:
-        found = []
-        for heads in self._heads.values():
-            for task in heads.tasks:
-                if task.role == worker.role and (task.model is None or task.model in worker.models):
-                    found.append(
-                        Candidate(
-                            task_id=task.id,
-                            job_id=task.job_id,
-                            epoch=task.epoch,
-                            show=f"{heads.row.tenant}/{heads.row.show}",
-                            tier=heads.row.tier,
-                            priority=heads.row.priority,
-                            deadline_us=heads.row.deadline_us,
-                            ready_us=task.changed_us,
-                            predicted_s=task.weight,
-                            resident=task.model is not None,
-                        )
-                    )
-                    break
-        return found
+    def _fits(self, worker: WorkerFacts, task: Any) -> bool:
+        asked = Asked(role=task.role, model=task.model, failures=task.failures, failed_on={})
+        place = Place(worker_id=worker.id, role=worker.role, models=worker.models, node=worker.node)
+        return unfit(asked, place) is None
 
     def _order(self, task: Any, job: Any, inputs: Sequence[Any], spends: dict[str, Any], worker_id: str) -> Order:
         self._leases[task["attempt_id"]] = _Lease(

@@ -53,7 +53,7 @@ def private_ray(*, gpus: int, log_dir: Path | None = None, code_dir: Path) -> It
 def _read_environment_again() -> None:
     """Ray's core reads how to authenticate when it is imported, its servers when they start: a program that imported
     Ray before it asked for a farm would be refused by its own. What Ray's own tests do, as nothing public does it."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from cluster.errors import NotFound
 from cluster.ledger import money
 from cluster.ledger.schema import tasks, workers
 from cluster.states import State
@@ -31,6 +32,18 @@ def leave(connection: Connection, worker_id: str, *, now_us: int) -> None:
     connection.execute(
         update(workers).where(workers.c.id == worker_id, workers.c.ended_us.is_(None)).values(ended_us=now_us)
     )
+
+
+def drain(connection: Connection, worker_id: str, *, reason: str, now_us: int) -> bool:
+    """From now on it gets no more work. False if it was asked before, or has left. Raises NotFound."""
+    if connection.execute(select(workers.c.id).where(workers.c.id == worker_id)).one_or_none() is None:
+        raise NotFound(f"no worker {worker_id}", remedy="`farm workers` lists them")
+    asked = connection.execute(
+        update(workers)
+        .where(workers.c.id == worker_id, workers.c.ended_us.is_(None), workers.c.drain_us.is_(None))
+        .values(drain_us=now_us, drain_reason=reason)
+    )
+    return asked.rowcount == 1
 
 
 def rebase(connection: Connection, jumped_us: int) -> None:

@@ -157,6 +157,11 @@ class Ledger:
             repeatable=False,
         )
 
+    def drain(self, worker_id: str, *, reason: str) -> bool:
+        """A worker gets no more work; what it runs is checkpointed or ended. False if it was asked before. NotFound."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: holdings.drain(c, worker_id, reason=reason, now_us=now_us))
+
     # What only a dispatcher may do
 
     def take_term(self) -> int:
@@ -172,9 +177,10 @@ class Ledger:
     def running(self) -> list[Row[Any]]:
         return self._do(leases.running)
 
-    def open_workers(self) -> list[str]:
-        query = select(workers.c.id).where(workers.c.ended_us.is_(None))
-        return self._do(lambda c: list(c.execute(query).scalars()))
+    def open_workers(self) -> list[RowMapping]:
+        """The rows of the workers that are here."""
+        query = select(workers).where(workers.c.ended_us.is_(None)).order_by(workers.c.spawned_us)
+        return self._do(lambda c: [row._mapping for row in c.execute(query)])
 
     def join(self, term: int, worker: dict[str, Any]) -> None:
         now_us = self.clock.now_us()

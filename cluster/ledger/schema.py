@@ -166,6 +166,8 @@ workers = Table(
     Column("since_us", BigInteger, nullable=False),  # up to here its time is accounted for
     Column("ended_us", BigInteger),
     Column("facts", JSON, nullable=False),
+    Column("drain_us", BigInteger),  # since then it gets no more work; it ends what runs, or checkpoints it
+    Column("drain_reason", Text),
 )
 Index("ix_workers_ended", workers.c.ended_us)
 
