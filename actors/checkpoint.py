@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from actors.contract import Json
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 _VERSION = "1"
 _AGAIN = "the denoise starts over"
 _SIZE = struct.Struct("<Q")  # of the header, which safetensors puts first
+
+
+def fingerprint_of(*, family: str, weights: str, device: str, dtype: object, num_threads: int) -> Json:
+    """What can change the bits of a denoise, beside its spec."""
+    return {
+        "family": family,
+        "weights": weights,
+        "diffusers": version("diffusers"),
+        "torch": version("torch"),
+        "device": device.split(":")[0],
+        "dtype": str(dtype),
+        "threads": num_threads,
+    }
 
 
 def write_checkpoint(tensors: Mapping[str, Tensor], facts: Json, fingerprint: Json) -> bytes:

@@ -10,13 +10,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cluster.errors import InvalidSpec
+from cluster.errors import FarmError, InvalidSpec
 from cluster.graph import TaskSpec
 
 if TYPE_CHECKING:
     import numpy as np  # a tenth of a second that a command line need not wait for
 
 Json = dict[str, Any]
+SICK = "sick: "
+"""How the reason begins for which a worker is taken out of service although nobody asked for it."""
 
 
 class Quality(StrEnum):
@@ -122,8 +124,8 @@ class Family(Protocol):
     def save(self, state: Any) -> bytes | None:
         """All that the next step reads; None if this take cannot be resumed (a pipeline that is run whole)."""
 
-    def load(self, data: bytes) -> Any:
-        """The state that `save` wrote. Raises DamagedCheckpoint if it is damaged or of another fingerprint."""
+    def load(self, data: bytes, spec: ShotSpec) -> Any:
+        """The state that `save` wrote. Raises DamagedCheckpoint if it is damaged, or of another spec or fingerprint."""
 
     def decode(self, state: Any) -> Iterator[np.ndarray]:
         """Chunks of frames, each uint8 (frames, height_px, width_px, 3), in order."""
@@ -162,7 +164,7 @@ class Order:
     params: Json
     model: str | None
     inputs: tuple[Input, ...]
-    resume_from: str | None = None  # store key of the newest checkpoint of this question
+    resume_from: tuple[str, ...] = ()  # store keys of checkpoints of this task, the furthest first
 
 
 class Outcome(StrEnum):
@@ -206,6 +208,8 @@ class Beat:
     stage: str
     done: int
     total: int
+    kept_s: float = 0.0  # seconds of the attempt that its newest checkpoint keeps
+    resumed_from: str | None = None  # the checkpoint that it went on from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,10 +261,13 @@ class Bench(Protocol):
         """Says where the work is. Raises Canceled or Interrupted if it shall stop here."""
 
     def checkpoint(self, data: bytes, index: int) -> None:
-        """Saves a denoise after step `index`; verified before it counts."""
+        """Saves a denoise after step `index`, in the background; one that is still being written is waited for."""
 
-    def resume(self) -> bytes | None:
-        """The newest checkpoint of this question, if there is one that verifies."""
+    def resume(self) -> Iterator[bytes]:
+        """Checkpoints of this task that earlier attempts left, the furthest first. What cannot be read is left out."""
+
+    def refuse(self, error: FarmError) -> None:
+        """A checkpoint of `resume` was not usable: said in the log, counted in the receipt."""
 
 
 class Engine(Protocol):
@@ -286,9 +293,11 @@ class Desk(Protocol):
         """The worker stops: its waiting call for work returns at once."""
 
     def beat(self, worker_id: str, beats: Sequence[Beat]) -> dict[str, str]:
-        """Renews leases. Returns why an attempt shall stop, by attempt id: canceled, superseded, interrupted."""
+        """Renews leases. Returns why an attempt shall stop, by attempt id (canceled, superseded, preempted, or the
+        reason of a drain), and why the worker itself shall, by its id."""
 
     def report(self, report: Report) -> str:
         """accepted, duplicate or superseded (see cluster.ledger.leases.Answer)."""
 
-    def leave(self, worker_id: str) -> None: ...
+    def leave(self, worker_id: str, *, died: bool = False) -> None:
+        """The worker is gone. `died`: by itself in the middle of its work, neither told to nor with its node."""

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict, TypeVar
 
-from actors.contract import Beat, Input, Json, Order, Outcome, Report, WorkerFacts
+from actors.contract import Beat, Json, Order, Outcome, Report, WorkerFacts
+from actors.orders import checkpoints, order_of
+from actors.preemption import Requirement, Running, victims
 from actors.queue import Queue
+from actors.watchdog import Bounds, Health
 from cluster.clock import Clock, to_datetime
 from cluster.errors import (
     DamagedAsset,
@@ -27,16 +31,20 @@ from cluster.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from cluster.fit import Asked, Place, unfit
+from cluster.fit import Asked, Place, blocked, last_trial, unfit
 from cluster.graph import TaskSpec
 from cluster.ledger.leases import Answer
 from cluster.ledger.ledger import Ledger
 from cluster.logs import about, say
 from cluster.rates import RateCard
+from cluster.settings import Settings
+from cluster.states import AttemptState
 from cluster.store import Store, find_receipt, verify_receipt
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+NOT_THE_WORKERS = (FailureClass.INPUT.value, FailureClass.QUALITY.value, FailureClass.LIMIT.value)
+"""Failures that say nothing about the worker on which they happened."""
 
 
 class _Claim(TypedDict):
@@ -47,9 +55,9 @@ class _Claim(TypedDict):
     epoch: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Lease:
-    """A running attempt in memory. `ends_s` is on the monotonic clock of this process."""
+    """A running attempt in memory. Times are on the monotonic clock of this process."""
 
     task_id: str
     attempt_id: str
@@ -57,42 +65,77 @@ class _Lease:
     worker_id: str
     job_id: str
     tenant: str
+    tier: str
+    step: str
+    role: str
+    model: str | None
+    weight: float
+    alone: bool  # the last trial of a task that took two workers with it
     ends_s: float
-    stop: str | None = None
+    moved_s: float
     stage: str = ""
+    stage_since_s: float = 0.0
+    done_before: int = 0  # of the stage, when it was first heard of
     done: int = 0
     total: int = 0
+    kept_s: float = 0.0
+    resumed_from: str | None = None
+    stop: str | None = None
+
+    def hear(self, beat: Beat, now_s: float) -> None:
+        if beat.stage != self.stage:
+            self.stage_since_s, self.done_before = now_s, beat.done
+        if (beat.stage, beat.done) != (self.stage, self.done):
+            self.moved_s = now_s
+        self.stage, self.done, self.total = beat.stage, beat.done, beat.total
+        self.kept_s, self.resumed_from = beat.kept_s, beat.resumed_from
+
+    def left_s(self, now_s: float) -> float:
+        """Of its denoise, by its own pace; of the whole task, as predicted, before it has one."""
+        if self.done <= self.done_before:
+            return self.weight
+        return (now_s - self.stage_since_s) / (self.done - self.done_before) * (self.total - self.done)
+
+    def facts(self) -> Json:
+        """What its last heartbeats said, for the row of an attempt that cannot report itself."""
+        return {
+            "stage": self.stage,
+            "kept_s": round(self.kept_s, 3),
+            **({"resumed_from": self.resumed_from} if self.resumed_from else {}),
+        }
 
 
 class Dispatcher:
     """Leases, heartbeats, commits. Create it, `await start()`, and keep `run()` going beside the calls."""
 
-    def __init__(
-        self, *, ledger: Ledger, store: Store, rates: RateCard, clock: Clock, lease_s: float, lease_wait_s: float
-    ) -> None:
+    def __init__(self, *, ledger: Ledger, store: Store, rates: RateCard, clock: Clock, settings: Settings) -> None:
         self._ledger, self._store, self._rates, self._clock = ledger, store, rates, clock
-        self._lease_s, self._lease_wait_s = lease_s, lease_wait_s
+        self._settings, self._lease_s = settings, settings.lease_s
         self._sql = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._term = 0
         self._leases: dict[str, _Lease] = {}
         self._workers: dict[str, WorkerFacts] = {}
+        self._nodes: dict[str, str] = {}
         self._seen_s: dict[str, float] = {}
         self._queue = Queue(ledger)
         self._dismissed: set[str] = set()
+        self._draining: dict[str, str] = {}
+        self._condemned: dict[str, str] = {}
+        self._failed_on: dict[str, Counter[str]] = {}  # by task: workers and nodes
+        self._bounds = Bounds(cold_s=settings.stuck_s, least_s=settings.stuck_least_s)
+        self._health = Health()
         self._woken = asyncio.Event()
         self._picking = asyncio.Lock()
 
     async def start(self) -> int:
         """Takes a new term and gives everything that runs a full lease of grace. Returns the term."""
         self._term = await self._call(self._ledger.take_term)
+        for step, model, gaps_s in await self._call(self._ledger.gaps):
+            self._bounds.learn(step, model, gaps_s)
         now_s = self._clock.monotonic_s()
-        for row in await self._call(self._ledger.running):
-            job = await self._call(partial(self._ledger.job, row.job_id))
-            self._leases[row.attempt_id] = _Lease(
-                row.task_id, row.attempt_id, row.epoch, row.worker_id, row.job_id, job.tenant, now_s + self._lease_s
-            )
         for worker in await self._call(self._ledger.open_workers):
-            self._seen_s[worker["id"]] = now_s
+            self._seen_s[worker["id"]], self._nodes[worker["id"]] = now_s, worker["node"]
+        await self._see_running()
         await self._look()
         say(log, "The dispatcher took a term.", action="dispatcher.start", term=self._term, running=len(self._leases))
         return self._term
@@ -109,18 +152,28 @@ class Dispatcher:
             await asyncio.sleep(tick_s)
 
     async def tick(self) -> None:
+        """What fails for one attempt or worker fails for it alone; it is tried again in the next tick."""
         now_s = self._clock.monotonic_s()
-        for lease in [lease for lease in self._leases.values() if lease.ends_s <= now_s]:
-            await self._lost(lease, "its lease ran out")
-        silent = [w for w, seen in self._seen_s.items() if now_s - seen > self._lease_s]
-        for worker_id in silent:
-            await self.leave(worker_id)
+        for lease in list(self._leases.values()):
+            bound_s = self._bounds.bound_s(lease.step, lease.model, lease.stage)
+            if lease.ends_s <= now_s:
+                await self._try(self._lost(lease, "its lease ran out"))
+            elif now_s - lease.moved_s > bound_s:
+                await self._try(self._stuck(lease, bound_s))
+        for worker_id in [w for w, seen in self._seen_s.items() if now_s - seen > self._lease_s]:
+            await self._try(self.leave(worker_id))
         await self._call(lambda: self._ledger.backoff_over(self._term))
-        running = {row.attempt_id for row in await self._call(self._ledger.running)}
-        for lease in self._leases.values():
-            if lease.attempt_id not in running and lease.stop is None:
-                lease.stop = "canceled"  # somebody canceled or held it in the ledger
+        await self._see_running()
+        await self._see_draining()
         await self._look()
+
+    async def _try(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except StaleTerm:
+            raise
+        except FarmError as error:
+            say(log, "A reaper's work failed.", action="dispatcher.reaper", error=error.line())
 
     async def poke(self) -> None:
         """Somebody submitted or changed a job: look now, not in a second."""
@@ -145,7 +198,7 @@ class Dispatcher:
             "facts": worker.facts,
         }
         await self._call(lambda: self._ledger.join(self._term, row))
-        self._workers[worker.id] = worker
+        self._workers[worker.id], self._nodes[worker.id] = worker, worker.node
         self._seen_s[worker.id] = self._clock.monotonic_s()
         say(log, "A worker joined.", action="worker.join", worker=worker.id)
 
@@ -159,12 +212,12 @@ class Dispatcher:
             raise Unavailable(f"worker {worker_id} has not joined this dispatcher", remedy="join again")
         again = await self._call(lambda: self._ledger.leased_by_request(worker_id, request_id))
         if again is not None:
-            return self._order(*again, worker_id)
-        deadline = asyncio.get_running_loop().time() + self._lease_wait_s
+            return await self._order(*again, worker_id)
+        deadline = asyncio.get_running_loop().time() + self._settings.lease_wait_s
         while True:
             self._seen_s[worker_id] = self._clock.monotonic_s()
             self._woken.clear()
-            if worker_id in self._dismissed:
+            if worker_id in self._dismissed or worker_id in self._draining:
                 return None
             order = await self._pick(worker, request_id)
             if order is not None:
@@ -188,13 +241,15 @@ class Dispatcher:
         if worker_id in self._workers:
             self._seen_s[worker_id] = now_s
         stop: dict[str, str] = {}
+        if worker_id in self._draining:
+            stop[worker_id] = self._draining[worker_id]
         for beat in beats:
             lease = self._leases.get(beat.attempt_id)
             if lease is None or lease.epoch != beat.epoch:
                 stop[beat.attempt_id] = "superseded"
                 continue
             lease.ends_s = now_s + self._lease_s
-            lease.stage, lease.done, lease.total = beat.stage, beat.done, beat.total
+            lease.hear(beat, now_s)
             if lease.stop:
                 stop[beat.attempt_id] = lease.stop
         return stop
@@ -203,20 +258,33 @@ class Dispatcher:
         """Ends an attempt. Idempotent: a report that is repeated is answered `duplicate`."""
         with about(task=report.task_id, attempt=report.attempt_id, worker=report.worker_id):
             answer = await self._take(report)
-            self._leases.pop(report.attempt_id, None)
+            lease = self._leases.pop(report.attempt_id, None)
             say(log, "A report came in.", action="report", outcome=report.outcome.value, answer=answer.value)
+            if lease is not None and answer is Answer.ACCEPTED:
+                await self._learn_from(report, lease)
         await self._look()
         return answer.value
 
-    async def leave(self, worker_id: str) -> None:
+    async def leave(self, worker_id: str, *, died: bool = False) -> None:
         """The worker is gone: what it ran is lost (or found by its receipt), its holding ends."""
-        for lease in [lease for lease in self._leases.values() if lease.worker_id == worker_id]:
-            await self._lost(lease, "its worker is gone")
+        lost = [lease for lease in self._leases.values() if lease.worker_id == worker_id]
+        for lease in lost:
+            if died:
+                await self._lost(lease, "its worker died", failure=FailureClass.POISON)
+            else:
+                await self._lost(lease, "its worker is gone")
         await self._call(lambda: self._ledger.leave(self._term, worker_id))
-        self._workers.pop(worker_id, None)
-        self._seen_s.pop(worker_id, None)
+        for table in (self._workers, self._nodes, self._seen_s, self._draining, self._condemned):
+            table.pop(worker_id, None)
         self._dismissed.discard(worker_id)
+        self._health.well(worker_id)
         say(log, "A worker left.", action="worker.leave", worker=worker_id)
+        if lost:
+            await self._look()
+
+    async def condemned(self) -> dict[str, str]:
+        """Why their processes must be killed, by worker: whoever spawned them asks, kills, and calls `leave`."""
+        return dict(self._condemned)
 
     # What people call
 
@@ -285,27 +353,124 @@ class Dispatcher:
             fail = partial(self._ledger.fail, self._term, **who, failure=error.failure, code=error.code)
             return await self._call(partial(fail, message=error.line(), facts={}))
 
-    async def _lost(self, lease: _Lease, why: str) -> None:
+    async def _lost(
+        self,
+        lease: _Lease,
+        why: str,
+        *,
+        failure: FailureClass = FailureClass.INFRA,
+        end: AttemptState = AttemptState.LOST,
+    ) -> None:
         """A lost attempt that had uploaded is committed by its receipt; any other is lost, and READY again."""
         who = _Claim(task_id=lease.task_id, attempt_id=lease.attempt_id, epoch=lease.epoch)
         with about(task=lease.task_id, attempt=lease.attempt_id, worker=lease.worker_id):
-            found = await self._call(lambda: find_receipt(self._store, lease.tenant, lease.attempt_id))
+            try:
+                found = await self._call(lambda: find_receipt(self._store, lease.tenant, lease.attempt_id))
+            except DamagedAsset as error:
+                found = None
+                say(log, "A receipt is damaged.", action="receipt.damaged", error=error.line())
             if found is not None:
                 answer = await self._commit(lease.tenant, lease.attempt_id, who)
             else:
-                answer = await self._call(lambda: self._ledger.lose(self._term, **who, why=why))
+                lose = partial(self._ledger.lose, self._term, **who, why=why, facts=lease.facts())
+                answer = await self._call(partial(lose, failure=failure, end=end))
+                self._note_failure(lease)
             self._leases.pop(lease.attempt_id, None)
             say(log, "An attempt was lost.", action="attempt.lost", why=why, answer=answer.value, found=bool(found))
+
+    async def _stuck(self, lease: _Lease, bound_s: float) -> None:
+        """Nothing moves: the whole worker is killed, and its task goes to another."""
+        why = f"no progress for {bound_s:.0f} s in stage {lease.stage or 'starting'}"
+        self._condemned[lease.worker_id] = why
+        await self._lost(lease, why, failure=FailureClass.POISON, end=AttemptState.STUCK)
+
+    async def _learn_from(self, report: Report, lease: _Lease) -> None:
+        """A success teaches how long its stages pause; failures of different jobs in a row make a worker sick."""
+        if report.outcome is Outcome.SUCCEEDED:
+            self._failed_on.pop(report.task_id, None)
+            self._health.well(report.worker_id)
+            attempt = await self._call(partial(self._ledger.attempt, report.attempt_id))
+            self._bounds.learn(lease.step, lease.model, (attempt["facts"] or {}).get("gap_s", {}))
+        elif report.outcome is Outcome.FAILED and report.failure not in NOT_THE_WORKERS:
+            self._note_failure(lease)
+            sick = self._health.failed(report.worker_id, lease.job_id, report.message or "")
+            if sick is not None:
+                await self._call(partial(self._ledger.drain, report.worker_id, reason=sick))
+                await self._see_draining()
+
+    def _note_failure(self, lease: _Lease) -> None:
+        places = [lease.worker_id, *([self._nodes[lease.worker_id]] if lease.worker_id in self._nodes else [])]
+        self._failed_on.setdefault(lease.task_id, Counter()).update(places)
+
+    async def _see_running(self) -> None:
+        """What runs in the ledger is in memory, and the other way round: a reply of a lease, or of a person's cancel,
+        may have been lost on the way here."""
+        rows = {row.attempt_id: row for row in await self._call(self._ledger.running)}
+        for row in rows.values():
+            if row.attempt_id not in self._leases:
+                self._keep(dict(row._mapping))
+        for lease in self._leases.values():
+            if lease.attempt_id not in rows and lease.stop is None:
+                lease.stop = "canceled"  # somebody canceled or held it in the ledger
+
+    def _keep(self, row: Mapping[str, Any]) -> None:
+        """Puts a running attempt into memory, under a full lease."""
+        now_s = self._clock.monotonic_s()
+        names = ("task_id", "attempt_id", "epoch", "worker_id", "job_id", "tenant", "tier", "step", "role", "model")
+        self._leases[row["attempt_id"]] = _Lease(
+            **{name: row[name] for name in names},
+            weight=row["weight"],
+            alone=last_trial(row["failures"]),
+            ends_s=now_s + self._lease_s,
+            moved_s=now_s,
+        )
+
+    async def _see_draining(self) -> None:
+        new = {w: why for w, why in (await self._call(self._ledger.draining)).items() if w not in self._draining}
+        for worker_id, why in new.items():
+            self._draining[worker_id] = why
+            for lease in self._leases.values():
+                if lease.worker_id == worker_id:
+                    lease.stop = lease.stop or why
+            say(log, "A worker takes no more work.", action="worker.drain", worker=worker_id, why=why)
+        if new:
+            self._woken.set()
+
+    def _preempt(self) -> None:
+        """Interactive work that waits stops batch work at its next denoise step, where that pays."""
+        waiting = Counter((task.role, task.model) for task in self._queue.waiting("interactive"))
+        if not waiting:
+            return
+        busy = {lease.worker_id for lease in self._leases.values()}
+        idle: Counter[Requirement] = Counter()
+        for worker in self._workers.values():
+            if worker.id not in busy and worker.id not in self._draining:
+                idle.update((worker.role, model) for model in (*worker.models, None))
+        now_s = self._clock.monotonic_s()
+        running = [
+            Running(
+                attempt_id=lease.attempt_id,
+                requirement=(lease.role, lease.model),
+                preemptible=lease.tier == "batch" and lease.stage == "denoise",
+                left_s=lease.left_s(now_s),
+                stopping=lease.stop is not None,
+            )
+            for lease in self._leases.values()
+        ]
+        for attempt_id in victims(waiting, idle, running, pays_s=self._settings.preempt_pays_s):
+            self._leases[attempt_id].stop = "preempted"
+            say(log, "An attempt is preempted.", action="attempt.preempt", attempt=attempt_id)
 
     async def _look(self) -> None:
         """Reads what changed since the last look, and wakes who waits."""
         if await self._call(self._queue.read):
             self._woken.set()
+        self._preempt()
 
     async def _pick(self, worker: WorkerFacts, request_id: str) -> Order | None:
         async with self._picking:
             now_s = self._clock.monotonic_s()
-            fits = partial(self._fits, worker)
+            fits = partial(self._fits, self._place(worker))
             for candidate in self._queue.best(worker, fits=fits, now_s=now_s, now_us=self._clock.now_us()):
                 got = await self._call(
                     partial(
@@ -321,55 +486,48 @@ class Dispatcher:
                 if got is None:
                     continue
                 self._queue.given(candidate, now_s=now_s)
-                order = self._order(*got, worker.id)
+                order = await self._order(*got, worker.id)
                 say(log, "A task was leased.", action="lease", task=order.task_id, attempt=order.attempt_id)
                 return order
             return None
 
-    def _fits(self, worker: WorkerFacts, task: Any) -> bool:
-        asked = Asked(role=task.role, model=task.model, failures=task.failures, failed_on={})
-        place = Place(worker_id=worker.id, role=worker.role, models=worker.models, node=worker.node)
-        return unfit(asked, place) is None
+    def _place(self, worker: WorkerFacts) -> Place:
+        on_node = [x for x in self._leases.values() if self._nodes.get(x.worker_id) == worker.node]
+        return Place(
+            worker_id=worker.id,
+            role=worker.role,
+            models=worker.models,
+            node=worker.node,
+            draining=self._draining.get(worker.id),
+            num_running_on_node=len(on_node),
+            node_is_taken=any(lease.alone for lease in on_node),
+        )
 
-    def _order(self, task: Any, job: Any, inputs: Sequence[Any], spends: dict[str, Any], worker_id: str) -> Order:
-        self._leases[task["attempt_id"]] = _Lease(
-            task["id"],
-            task["attempt_id"],
-            task["epoch"],
-            worker_id,
-            job.id,
-            job.tenant,
-            self._clock.monotonic_s() + self._lease_s,
+    def _fits(self, place: Place, task: Any) -> bool:
+        asked = Asked(
+            role=task.role, model=task.model, failures=task.failures, failed_on=self._failed_on.get(task.id, {})
         )
-        return Order(
-            task_id=task["id"],
-            attempt_id=task["attempt_id"],
-            epoch=task["epoch"],
-            generation=task["generation"],
-            job_id=job.id,
-            tenant=job.tenant,
-            show=job.show,
-            title=job.title,
-            spec=job.spec,
-            key=task["key"],
-            step=task["step"],
-            entry=task["entry"],
-            params=task["params"],
-            model=task["model"],
-            inputs=tuple(
-                Input(
-                    key=i["key"],
-                    step=i["step"],
-                    model=i["model"],
-                    params=i["params"],
-                    files=tuple(i["files"] or ()),
-                    result=i["result"] or {},
-                    held_s=spends[i["id"]].held_s if i["id"] in spends else 0.0,
-                    cost_nano=spends[i["id"]].nano if i["id"] in spends else 0,
-                )
-                for i in inputs
-            ),
+        if unfit(asked, place) is not None:
+            return False
+        return not blocked(asked, place) or not self._elsewhere(asked, place)
+
+    def _elsewhere(self, asked: Asked, place: Place) -> bool:
+        """Whether another worker is here that could run it, and on which it has not failed."""
+        return any(
+            unfit(asked, other, elsewhere=True) is None
+            for other in (self._place(w) for w in self._workers.values() if w.id != place.worker_id)
         )
+
+    async def _order(self, task: Any, job: Any, inputs: Sequence[Any], spends: dict[str, Any], worker_id: str) -> Order:
+        self._keep({**task, "task_id": task["id"], "worker_id": worker_id, "tenant": job.tenant, "tier": job.tier})
+        saved: list[str] = []
+        if task["epoch"] > 1:  # somebody tried before
+            earlier = [a["id"] for a in await self._call(partial(self._ledger.attempts_of, task["id"]))][1:]
+            try:
+                saved = await asyncio.to_thread(checkpoints, self._store, job.tenant, earlier)
+            except StoreUnavailable as error:
+                say(log, "Checkpoints could not be looked for.", action="checkpoint.unseen", error=error.line())
+        return order_of(task, job, inputs, spends, saved)
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sql, work)

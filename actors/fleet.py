@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,8 +59,7 @@ class DispatcherHost:
                     store=DirectoryStore(settings.store_dir),
                     rates=load_rate_card(settings.rate_card),
                     clock=SystemClock(),
-                    lease_s=settings.lease_s,
-                    lease_wait_s=settings.lease_wait_s,
+                    settings=settings,
                 )
                 await dispatcher.start()
                 self._ticking = asyncio.create_task(dispatcher.run())
@@ -85,8 +85,11 @@ class DispatcherHost:
     async def report(self, report: Report) -> str:
         return await (await self._up()).report(report)
 
-    async def leave(self, worker_id: str) -> None:
-        await (await self._up()).leave(worker_id)
+    async def leave(self, worker_id: str, *, died: bool = False) -> None:
+        await (await self._up()).leave(worker_id, died=died)
+
+    async def condemned(self) -> dict[str, str]:
+        return await (await self._up()).condemned()
 
     async def poke(self) -> None:
         await (await self._up()).poke()
@@ -126,8 +129,12 @@ class RayDesk:
         answer: str = self._ask("report", 2 * CALL_S, report)
         return answer
 
-    def leave(self, worker_id: str) -> None:
-        self._ask("leave", CALL_S, worker_id)
+    def leave(self, worker_id: str, *, died: bool = False) -> None:
+        self._ask("leave", CALL_S, worker_id, died=died)
+
+    def condemned(self) -> dict[str, str]:
+        condemned: dict[str, str] = self._ask("condemned", CALL_S)
+        return condemned
 
     def poke(self) -> None:
         self._ask("poke", CALL_S)
@@ -144,11 +151,11 @@ class RayDesk:
         count: int = self._ask("cancel", CALL_S, job_id)
         return count
 
-    def _ask(self, method: str, timeout_s: float, *args: Any) -> Any:
+    def _ask(self, method: str, timeout_s: float, *args: Any, **more: Any) -> Any:
         try:
             if self._handle is None:
                 self._handle = ray.get_actor(DISPATCHER)
-            return ray.get(getattr(self._handle, method).remote(*args), timeout=timeout_s)
+            return ray.get(getattr(self._handle, method).remote(*args, **more), timeout=timeout_s)
         except FarmError:
             raise
         except (ray.exceptions.RayError, ValueError, ConnectionError) as error:
@@ -224,6 +231,8 @@ class _Spawned:
     worker_id: str
     actor: Any
     run: Any  # the reference to its life
+    since_s: float
+    joined: bool = False
 
 
 class Fleets:
@@ -289,7 +298,7 @@ class Fleets:
         actor = _WorkerActor.options(name=worker_id, **ray_options(fleet)).remote(
             fleet, worker_id, SystemClock().now_us(), self._settings
         )
-        self._spawned.append(_Spawned(fleet, worker_id, actor, actor.run.remote()))
+        self._spawned.append(_Spawned(fleet, worker_id, actor, actor.run.remote(), time.monotonic()))
 
     def _watch(self) -> None:
         while not self._stopping.wait(0.2):
@@ -303,23 +312,41 @@ class Fleets:
                     with self._lock:
                         self._spawned.remove(one)
                     self._ended(one)
+            with contextlib.suppress(Unavailable):
+                self._kill_condemned(alive)
+
+    def _kill_condemned(self, alive: list[_Spawned]) -> None:
+        """Ends the processes of workers that the dispatcher gave up, and of those that do not get ready in time."""
+        here = {worker.id for worker in self.desk.workers()}
+        condemned = self.desk.condemned()
+        for one in alive:
+            one.joined = one.joined or one.worker_id in here
+            late = not one.joined and time.monotonic() - one.since_s > self._settings.ready_timeout_s
+            if late or one.worker_id in condemned:
+                why = condemned.get(one.worker_id, f"it was not ready after {self._settings.ready_timeout_s:.0f} s")
+                say(log, "A worker is killed.", action="worker.kill", worker=one.worker_id, why=why)
+                ray.kill(one.actor)
 
     def _ended(self, one: _Spawned) -> None:
+        """A worker that was told to leave is gone; any other is replaced, unless none of its fleet can get ready."""
         try:
             ray.get(one.run)
             return
         except FarmError as error:
             reason: FarmError = error
+            died = False
         except ray.exceptions.RayError as error:
             reason = WorkerLost(f"worker {one.worker_id} died: {str(error).splitlines()[0]}")
+            died = "its node has died" not in str(error)
         say(log, "A worker ended.", action="worker.ended", worker=one.worker_id, error=reason.line())
         with contextlib.suppress(Unavailable):  # its leases run out by themselves
-            self.desk.leave(one.worker_id)
-        failures = self._failures[one.fleet.name] = self._failures.get(one.fleet.name, 0) + 1
+            self.desk.leave(one.worker_id, died=died)
+        failures = 0 if one.joined else self._failures.get(one.fleet.name, 0) + 1
+        self._failures[one.fleet.name] = failures
         if not isinstance(reason, WorkerLost) or failures >= MAX_SPAWNS_IN_A_ROW:
             self.fatal = reason
             return
-        self._stopping.wait(min(10.0, 0.5 * 2 ** (failures - 1)))
+        self._stopping.wait(0.0 if one.joined else min(10.0, 0.5 * 2 ** (failures - 1)))
         with self._lock:
             self._spawn(one.fleet)
 
@@ -351,7 +378,7 @@ def render_engine(fleet: Fleet, settings: Settings) -> Engine:
             num_threads=fleet.num_threads,
         )
 
-    return Renderer(load, facts={"model": model.id, **versions()})
+    return Renderer(load, checkpoint_every_s=settings.checkpoint_s, facts={"model": model.id, **versions()})
 
 
 def writer_engine(fleet: Fleet, settings: Settings) -> Engine:

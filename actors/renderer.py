@@ -17,7 +17,7 @@ import numpy as np
 
 from actors.contract import Bench, Family, Json, Made, MadeFile, ShotSpec
 from cluster import media
-from cluster.errors import DamagedCheckpoint, QualityCheckFailed
+from cluster.errors import DamagedCheckpoint, Interrupted, QualityCheckFailed
 
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 VERSIONS_OF = ("torch", "diffusers", "transformers")
@@ -61,41 +61,53 @@ class Renderer:
     def run(self, bench: Bench) -> Made:
         """Renders the take that the order's params ask for. Raises QualityCheckFailed for an empty picture."""
         spec = ShotSpec.from_json(bench.order.params["spec"])
-        state, resumed_at = self._denoised(bench, spec)
+        state, resumed_at = self._resumed(bench, spec)
+        if state is None:
+            bench.progress("encode", 0, 1)
+            state = self._loaded().start(spec, self._loaded().encode([spec])[0])
+        self._denoise(bench, state)
         bench.progress("decode", 0, spec.num_frames)
         made = self._still(bench, spec, state) if spec.num_frames == 1 else self._clip(bench, spec, state)
         facts = {**self._facts, "determinism": "bit-exact", **({"resumed_at": resumed_at} if resumed_at else {})}
         return Made(files=made.files, result={**made.result, "spec": spec.to_json()}, facts=facts)
 
-    def _denoised(self, bench: Bench, spec: ShotSpec) -> tuple[Any, int]:
+    def _resumed(self, bench: Bench, spec: ShotSpec) -> tuple[Any, int]:
+        """The state of the furthest checkpoint that verifies and where it stands, or (None, 0)."""
         family = self._loaded()
-        state: Any = None
-        resumed_at = 0
-        saved = bench.resume()
-        if saved is not None:
+        for saved in bench.resume():
             try:
-                state = family.load(saved)
-                resumed_at, _ = family.progress(state)
-            except DamagedCheckpoint:
-                state = None  # it is counted by the bench; the denoise starts over
-        if state is None:
-            bench.progress("encode", 0, 1)
-            conditioning = family.encode([spec])[0]
-            state = family.start(spec, conditioning)
+                state = family.load(saved, spec)
+            except DamagedCheckpoint as error:
+                bench.refuse(error)
+                continue
+            return state, family.progress(state)[0]
+        return None, 0
+
+    def _denoise(self, bench: Bench, state: Any) -> None:
+        """Steps to the end. A checkpoint is taken every so often, when the attempt shall stop, and before decoding."""
+        family, every_s = self._loaded(), self._checkpoint_every_s
         saved_s = time.monotonic()
         done, total = family.progress(state)
-        bench.progress("denoise", done, total)
-        while done < total:
-            family.step([state])
-            done, total = family.progress(state)
+        saved_at = done
+        try:
             bench.progress("denoise", done, total)
-            every_s = self._checkpoint_every_s
-            if every_s is not None and time.monotonic() - saved_s >= every_s and done < total:
-                checkpoint = family.save(state)
-                if checkpoint is not None:
-                    bench.checkpoint(checkpoint, done)
-                saved_s = time.monotonic()
-        return state, resumed_at
+            while done < total:
+                family.step([state])
+                done, total = family.progress(state)
+                bench.progress("denoise", done, total)
+                due = every_s is not None and time.monotonic() - saved_s >= every_s
+                if due or (every_s is not None and done == total):
+                    self._save(bench, state, done)
+                    saved_s, saved_at = time.monotonic(), done
+        except Interrupted:
+            if every_s is not None and done > saved_at:
+                self._save(bench, state, done)
+            raise
+
+    def _save(self, bench: Bench, state: Any, done: int) -> None:
+        data = self._loaded().save(state)
+        if data is not None:
+            bench.checkpoint(data, done)
 
     def _clip(self, bench: Bench, spec: ShotSpec, state: Any) -> Made:
         """Decoding runs ahead of coding by one chunk, in a thread of its own."""

@@ -15,107 +15,25 @@ from pathlib import Path
 
 from ulid import ULID
 
-from actors.contract import Beat, Desk, Engine, Json, Made, Order, Outcome, Report, WorkerFacts
-from cluster.assets import Receipt, ReceiptFile, checkpoint_key
+from actors.bench import WorkBench
+from actors.contract import SICK, Desk, Engine, Json, Made, Order, Outcome, Report, WorkerFacts
+from cluster.assets import Receipt, ReceiptFile
 from cluster.errors import (
     Canceled,
-    DamagedAsset,
     EngineFailed,
     FarmError,
     Interrupted,
-    NotFound,
     OutOfMemory,
     StaleEpoch,
     StoreFull,
     Unavailable,
+    WorkerLost,
 )
 from cluster.logs import about, say
 from cluster.store import Store, put_receipt
 
 log = logging.getLogger(__name__)
-PROGRESS_EVERY_S = 0.5
 RETRY_AFTER_S = 1.0
-
-
-class WorkBench:
-    """One attempt's hands: inputs from the store, progress to the dispatcher, orders to stop from it."""
-
-    def __init__(self, order: Order, *, store: Store, scratch: Path, tell: Callable[[], None]) -> None:
-        self.order, self.scratch = order, scratch
-        self._store, self._tell = store, tell
-        self._stage, self._done, self._total = "starting", 0, 0
-        self._stop: str | None = None
-        self._told_s = 0.0
-        self.seconds: dict[str, float] = {}
-        self.began_us: dict[str, int] = {}  # when each stage first began, for people who wait
-        self._stage_since_s = time.monotonic()
-        self.last_checkpoint: str | None = None
-
-    def fetch(self, input_key: str, name: str) -> Path:
-        for given in self.order.inputs:
-            for file in given.files:
-                if given.key == input_key and file["name"] == name:
-                    path = self.scratch / "inputs" / input_key / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    self._store.fetch(file["key"], path)
-                    return path
-        raise NotFound(f"input {input_key!r} has no file {name!r}", field=f"inputs.{input_key}")
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        if stage != self._stage:
-            self._close_stage()
-            self._stage = stage
-            self.began_us.setdefault(stage, time.time_ns() // 1000)
-        self._done, self._total = done, total
-        now_s = time.monotonic()
-        if now_s - self._told_s >= PROGRESS_EVERY_S:
-            self._told_s = now_s
-            self._tell()
-        self.check()
-
-    def check(self) -> None:
-        """Raises what the dispatcher asked for: Canceled, Interrupted, or StaleEpoch for a lost race."""
-        if self._stop == "superseded":
-            raise StaleEpoch("the task belongs to a newer attempt")
-        if self._stop == "canceled":
-            raise Canceled("the task was canceled")
-        if self._stop is not None:
-            raise Interrupted(f"the attempt shall stop: {self._stop}")
-
-    def checkpoint(self, data: bytes, index: int) -> None:
-        key = checkpoint_key(self.order.tenant, self.order.attempt_id, index)
-        self._store.put_once(key, data)
-        self.last_checkpoint = key
-
-    def resume(self) -> bytes | None:
-        if self.order.resume_from is None:
-            return None
-        try:
-            return self._store.get(self.order.resume_from)
-        except (NotFound, DamagedAsset) as error:
-            say(log, "A checkpoint was not usable.", action="checkpoint.ignored", error=error.line())
-            return None
-
-    def stop(self, why: str) -> None:
-        self._stop = self._stop or why
-
-    def beat(self) -> Beat:
-        return Beat(
-            task_id=self.order.task_id,
-            attempt_id=self.order.attempt_id,
-            epoch=self.order.epoch,
-            stage=self._stage,
-            done=self._done,
-            total=self._total,
-        )
-
-    def finish(self) -> None:
-        self._close_stage()
-
-    def _close_stage(self) -> None:
-        now_s = time.monotonic()
-        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now_s - self._stage_since_s
-        self._stage_since_s = now_s
 
 
 class Worker:
@@ -141,6 +59,7 @@ class Worker:
         self._stopping = threading.Event()
         self._beat_now = threading.Event()
         self._bench: WorkBench | None = None
+        self._sick: str | None = None
 
     def start(self) -> Json:
         """Loads the engine. Returns its facts. Raises what the engine raises."""
@@ -149,7 +68,10 @@ class Worker:
         return self._engine.start()
 
     def run(self, facts: WorkerFacts | None = None) -> None:
-        """Joins, then pulls until `stop`. Blocks. The heart beats in a thread of its own."""
+        """Joins, then pulls until it is told to stop. Blocks. The heart beats in a thread of its own.
+
+        Raises WorkerLost if it was taken out of service because it is sick: it is replaced, not missed.
+        """
         self.facts = facts or self.facts
         heart = threading.Thread(target=self._beat_until_stopped, name="heart", daemon=True)
         with about(worker=self.facts.id):
@@ -162,6 +84,8 @@ class Worker:
             self._beat_now.set()
             heart.join()
             self._insist(lambda: self._desk.leave(self.facts.id), tries=3)
+        if self._sick is not None:
+            raise WorkerLost(f"worker {self.facts.id} was taken out of service: {self._sick}")
 
     def stop(self) -> None:
         """Finish what runs, then leave."""
@@ -187,8 +111,7 @@ class Worker:
         self._bench = bench
         with about(job=order.job_id, task=order.task_id, attempt=order.attempt_id, worker=self.facts.id):
             try:
-                report = self._attempt(order, bench)
-                self._deliver(report)
+                self._deliver(self._attempt(order, bench))
             finally:
                 self._bench = None
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -199,26 +122,25 @@ class Worker:
             bench.progress("upload", 0, max(1, len(made.files)))
             key = self._upload(order, bench, made)
             return self._report(order, Outcome.SUCCEEDED, receipt_key=key)
-        except (Interrupted, Canceled, StaleEpoch) as error:
-            facts = {"checkpoint": bench.last_checkpoint} if bench.last_checkpoint else {}
-            outcome = Outcome.INTERRUPTED if isinstance(error, Interrupted) else Outcome.CANCELED
-            return self._report(order, outcome, message=error.line(), facts=facts)
+        except Interrupted as error:
+            return self._report(order, Outcome.INTERRUPTED, message=error.line(), facts=bench.finish())
+        except (Canceled, StaleEpoch) as error:
+            return self._report(order, Outcome.CANCELED, message=error.line(), facts=bench.finish())
         except FarmError as error:
-            return self._failed(order, error)
+            return self._failed(order, error, bench)
         except MemoryError as error:
-            return self._failed(order, OutOfMemory(f"the worker ran out of memory: {error}"))
+            return self._failed(order, OutOfMemory(f"the worker ran out of memory: {error}"), bench)
         except Exception as error:  # an engine may raise anything: it becomes ours here, with its traceback in the log
             log.exception("An engine raised something unforeseen.")
             if type(error).__name__ == "OutOfMemoryError":
-                return self._failed(order, OutOfMemory(f"the accelerator ran out of memory: {error}"))
-            return self._failed(order, EngineFailed(f"{type(error).__name__}: {error}"))
+                return self._failed(order, OutOfMemory(f"the accelerator ran out of memory: {error}"), bench)
+            return self._failed(order, EngineFailed(f"{type(error).__name__}: {error}"), bench)
 
     def _upload(self, order: Order, bench: WorkBench, made: Made) -> str:
         files = []
         for made_file in made.files:
             blob = self._store.put_blob(order.tenant, made_file.path, media_type=made_file.media_type)
             files.append(ReceiptFile.of(made_file.name, blob, content_sha256=made_file.content_sha256))
-        bench.finish()
         receipt = Receipt(
             attempt_id=order.attempt_id,
             task_id=order.task_id,
@@ -226,17 +148,23 @@ class Worker:
             files=tuple(files),
             facts={
                 **made.facts,
-                "seconds": {stage: round(s, 3) for stage, s in bench.seconds.items()},
-                "began_us": bench.began_us,
+                **bench.finish(),
                 "result": made.result,
                 "children": [child.to_json() for child in made.children],
             },
         )
         return put_receipt(self._store, order.tenant, receipt)
 
-    def _failed(self, order: Order, error: FarmError) -> Report:
+    def _failed(self, order: Order, error: FarmError, bench: WorkBench) -> Report:
         say(log, "An attempt failed.", action="attempt.failed", code=error.code, error=error.line())
-        return self._report(order, Outcome.FAILED, failure=error.failure.value, code=error.code, message=error.line())
+        return self._report(
+            order,
+            Outcome.FAILED,
+            failure=error.failure.value,
+            code=error.code,
+            message=error.line(),
+            facts=bench.finish(),
+        )
 
     def _report(self, order: Order, outcome: Outcome, **details: object) -> Report:
         return Report(
@@ -295,3 +223,10 @@ class Worker:
                     continue  # the next heartbeat comes; the lease may run out meanwhile, and then we are told
                 if bench is not None and bench.order.attempt_id in stops:
                     bench.stop(stops[bench.order.attempt_id])
+                if self.facts.id in stops:
+                    self._out_of_service(stops[self.facts.id])
+
+    def _out_of_service(self, why: str) -> None:
+        if why.startswith(SICK):
+            self._sick = why
+        self._stopping.set()

@@ -103,6 +103,22 @@ def checkpoint_key(tenant: str, attempt_id: str, denoise_step: int) -> str:
     return check_key(f"{check_tenant(tenant)}/attempts/{_one_segment(attempt_id)}/checkpoint-{denoise_step}")
 
 
+def attempts_prefix(tenant: str, attempt_id: str) -> str:
+    """Of the keys of one attempt: its checkpoints, its receipt."""
+    return check_key(f"{check_tenant(tenant)}/attempts/{_one_segment(attempt_id)}") + "/"
+
+
+def denoise_step_of(key: str) -> int | None:
+    """The denoise step of a checkpoint's key, None for another key."""
+    name, dash, step = key.rpartition("/")[2].partition("-")
+    return int(step) if (name, dash) == ("checkpoint", "-") and step.isdecimal() else None
+
+
+def attempt_of(key: str) -> str:
+    """The attempt id in the key of a checkpoint or receipt."""
+    return key.split("/")[2]
+
+
 def _one_segment(attempt_id: str) -> str:
     if "/" in attempt_id:
         raise InvalidInput(f"attempt id {attempt_id!r} holds a slash", field="attempt_id")

@@ -27,7 +27,11 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(10.0, gt=0)
     lease_s: float = Field(30.0, gt=0)
     lease_wait_s: float = Field(20.0, gt=0, description="how long a worker's call for work waits")
-    ready_timeout_s: float = Field(300.0, gt=0, description="how long a worker may load its model")
+    ready_timeout_s: float = Field(900.0, gt=0, description="how long a worker may load its model")
+    checkpoint_s: float = Field(30.0, gt=0, description="work between two checkpoints of a denoise")
+    stuck_s: float = Field(900.0, gt=0, description="no progress for so long is stuck, until a stage is known better")
+    stuck_least_s: float = Field(60.0, gt=0, description="no progress for less than this is never stuck")
+    preempt_pays_s: float = Field(5.0, ge=0, description="batch work that ends sooner is waited for, not preempted")
     render_threads: int = Field(0, ge=0, description="threads of a render worker on a CPU; 0: all cores of the machine")
     writer_threads: int = Field(1, ge=1, description="threads of the writer on a CPU: more is slower on busy cores")
 

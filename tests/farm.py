@@ -15,6 +15,7 @@ from actors.worker import Worker
 from cluster.clock import SystemClock
 from cluster.ledger.ledger import Ledger
 from cluster.rates import load_rate_card
+from cluster.settings import Settings
 from cluster.store import DirectoryStore
 
 T = TypeVar("T")
@@ -44,19 +45,20 @@ class LocalDesk:
     def report(self, report: Report) -> str:
         return self.ask(self.dispatcher.report(report))
 
-    def leave(self, worker_id: str) -> None:
-        self.ask(self.dispatcher.leave(worker_id))
+    def leave(self, worker_id: str, *, died: bool = False) -> None:
+        self.ask(self.dispatcher.leave(worker_id, died=died))
 
 
 class InProcessFarm:
     """`worker()` makes one; `work_until_over(job_id)` runs one until the job has ended."""
 
-    def __init__(self, home: Path, *, lease_s: float = 30.0, lease_wait_s: float = 0.2) -> None:
+    def __init__(self, home: Path, *, lease_s: float = 30.0, lease_wait_s: float = 0.2, **settings: float) -> None:
         self.home = home
+        times = {"lease_s": lease_s, "lease_wait_s": lease_wait_s, "heartbeat_s": lease_s / 3}
+        self.settings = Settings(home=home, **{**times, **settings})  # type: ignore[arg-type]
         self.clock = SystemClock()
         self.ledger = Ledger(f"sqlite:///{home / 'ledger.db'}")
         self.store = DirectoryStore(home / "store")
-        self._lease_s, self._lease_wait_s = lease_s, lease_wait_s
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -72,8 +74,7 @@ class InProcessFarm:
                 store=self.store,
                 rates=load_rate_card(),
                 clock=self.clock,
-                lease_s=self._lease_s,
-                lease_wait_s=self._lease_wait_s,
+                settings=self.settings,
             )
             await dispatcher.start()
             return dispatcher

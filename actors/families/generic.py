@@ -183,7 +183,7 @@ class GenericFamily:
         """No checkpoint: what lies between two steps is inside the pipeline."""
         return
 
-    def load(self, data: bytes) -> State:
+    def load(self, data: bytes, spec: ShotSpec) -> State:
         raise DamagedCheckpoint("a pipeline that runs whole has no checkpoints", remedy="the denoise starts over")
 
     def decode(self, state: State) -> Iterator[np.ndarray]:

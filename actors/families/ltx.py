@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.checkpoint import read_checkpoint, write_checkpoint
+from actors.checkpoint import fingerprint_of, read_checkpoint, write_checkpoint
 from actors.contract import Json, ShotSpec
 from actors.model_dir import Departures, ModelDir
 from actors.schedulers import advance, load_scheduler, load_scheduler_state, save_scheduler, started
@@ -248,18 +248,9 @@ class LtxFamily:
 
     @cached_property
     def _fingerprint(self) -> Json:
-        import diffusers
-        import torch
-
-        return {
-            "family": "ltx",
-            "weights": self.weights,
-            "diffusers": diffusers.__version__,
-            "torch": torch.__version__,
-            "device": self.device.split(":")[0],
-            "dtype": str(self.dtype),
-            "threads": self.num_threads,
-        }
+        return fingerprint_of(
+            family="ltx", weights=self.weights, device=self.device, dtype=self.dtype, num_threads=self.num_threads
+        )
 
     def save(self, state: State) -> bytes:
         """All that the next step reads, as safetensors bytes; a sha256 over them and a fingerprint are inside."""
@@ -274,18 +265,17 @@ class LtxFamily:
         if given.negative:
             tensors |= {"negative_embeds": given.negative[0], "negative_mask": given.negative[1]}
         facts = {
-            "spec": state.spec.to_json(),
             "index": state.index,
             "grid": list(state.grid),
             "scheduler": scheduler,
         }
-        return write_checkpoint(tensors, facts, self._fingerprint)
+        return write_checkpoint(tensors, facts, {**self._fingerprint, "spec": state.spec.to_json()})
 
-    def load(self, data: bytes) -> State:
-        """The inverse of `save`. Raises DamagedCheckpoint if the bytes are damaged or of another fingerprint."""
+    def load(self, data: bytes, spec: ShotSpec) -> State:
+        """The inverse of `save`. Raises DamagedCheckpoint for damaged bytes, another spec or fingerprint."""
         import torch
 
-        tensors, facts = read_checkpoint(data, self._fingerprint)
+        tensors, facts = read_checkpoint(data, {**self._fingerprint, "spec": spec.to_json()})
         try:
             held = {name: tensor.to(self.device) for name, tensor in tensors.items() if name != "generator"}
             negative = (held["negative_embeds"], held["negative_mask"]) if "negative_mask" in held else None
@@ -293,7 +283,7 @@ class LtxFamily:
             generator.set_state(tensors["generator"])
             frames, height, width = facts["grid"]
             return State(
-                spec=ShotSpec.from_json(facts["spec"]),
+                spec=spec,
                 conditioning=Conditioning(embeds=held["embeds"], mask=held["mask"], negative=negative),
                 latents=held["latents"],
                 grid=(frames, height, width),

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.checkpoint import read_checkpoint, write_checkpoint
+from actors.checkpoint import fingerprint_of, read_checkpoint, write_checkpoint
 from actors.contract import Json, ShotSpec
 from actors.model_dir import ModelDir
 from actors.schedulers import advance, load_scheduler, load_scheduler_state, save_scheduler, started
@@ -202,18 +202,9 @@ class WanFamily:
 
     @cached_property
     def _fingerprint(self) -> Json:
-        import diffusers
-        import torch
-
-        return {
-            "family": "wan",
-            "weights": self.weights,
-            "diffusers": diffusers.__version__,
-            "torch": torch.__version__,
-            "device": self.device.split(":")[0],
-            "dtype": str(self.dtype),
-            "threads": self.num_threads,
-        }
+        return fingerprint_of(
+            family="wan", weights=self.weights, device=self.device, dtype=self.dtype, num_threads=self.num_threads
+        )
 
     def save(self, state: State) -> bytes:
         """All that the next step reads, the history of the scheduler included."""
@@ -225,20 +216,20 @@ class WanFamily:
         }
         if state.conditioning.negative_embeds is not None:
             tensors["negative_embeds"] = state.conditioning.negative_embeds
-        facts = {"spec": state.spec.to_json(), "index": state.index, "scheduler": scheduler}
-        return write_checkpoint(tensors, facts, self._fingerprint)
+        facts = {"index": state.index, "scheduler": scheduler}
+        return write_checkpoint(tensors, facts, {**self._fingerprint, "spec": state.spec.to_json()})
 
-    def load(self, data: bytes) -> State:
+    def load(self, data: bytes, spec: ShotSpec) -> State:
         """The inverse of `save`. Raises DamagedCheckpoint if the bytes are damaged or of something else."""
         import torch
 
-        tensors, facts = read_checkpoint(data, self._fingerprint)
+        tensors, facts = read_checkpoint(data, {**self._fingerprint, "spec": spec.to_json()})
         try:
             generator = torch.Generator("cpu")
             generator.set_state(tensors["generator"])
             negative = tensors.get("negative_embeds")
             return State(
-                spec=ShotSpec.from_json(facts["spec"]),
+                spec=spec,
                 conditioning=Conditioning(
                     embeds=tensors["embeds"].to(self.device),
                     negative_embeds=None if negative is None else negative.to(self.device),

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from cluster.assets import attempt_of
 from cluster.ledger import money
 from cluster.ledger.schema import attempts
 from cluster.states import AttemptState
@@ -29,3 +30,25 @@ def stop(connection: Connection, task: Row[Any], state: AttemptState, *, now_us:
     if attempt is not None:
         end(connection, attempt, state, now_us=now_us, message=note)
         money.waste(connection, attempt.id, now_us=now_us, note=note)
+
+
+def settle_resumed(connection: Connection, attempt: Row[Any], resumed_from: str | None, *, now_us: int) -> None:
+    """A commit shows which checkpoints counted. What the attempts of that chain had kept was not wasted after all; what
+    an interrupted attempt had kept, and nobody took up, was."""
+    rows = connection.execute(
+        select(attempts).where(
+            attempts.c.task_id == attempt.task_id,
+            attempts.c.generation == attempt.generation,
+            attempts.c.epoch < attempt.epoch,
+        )
+    )
+    earlier = {row.id: row for row in rows}
+    while resumed_from is not None and (used := earlier.pop(attempt_of(resumed_from), None)) is not None:
+        facts = used.facts or {}
+        if used.state != AttemptState.INTERRUPTED.value and used.ended_us > used.started_us:
+            part = min(1.0, facts.get("kept_s", 0.0) * 1e6 / (used.ended_us - used.started_us))
+            money.redeem(connection, used.id, now_us=now_us, note="resumed", part=part)
+        resumed_from = facts.get("resumed_from")
+    for row in earlier.values():
+        if row.state == AttemptState.INTERRUPTED.value:
+            money.waste(connection, row.id, now_us=now_us, note="interrupted")

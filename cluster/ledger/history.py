@@ -18,3 +18,15 @@ def durations(connection: Connection, limit: int = 200) -> list[tuple[str, float
         .limit(limit)
     )
     return [(step, weight, (ended - started) / 1e6) for step, weight, started, ended in rows]
+
+
+def gaps(connection: Connection, limit: int = 500) -> list[tuple[str, str | None, dict[str, float]]]:
+    """(step, model, longest seconds without progress by stage) of the newest attempts that succeeded."""
+    rows = connection.execute(
+        select(tasks.c.step, tasks.c.model, attempts.c.facts)
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .where(attempts.c.state == AttemptState.SUCCEEDED.value)
+        .order_by(attempts.c.started_us.desc())
+        .limit(limit)
+    )
+    return [(step, model, (facts or {}).get("gap_s", {})) for step, model, facts in rows]

@@ -31,6 +31,35 @@ BY_REQUEST = (
         tasks.c.state == State.RUNNING.value,
     )
 )
+RUNNING = (
+    select(
+        attempts_table.c.task_id,
+        attempts_table.c.id.label("attempt_id"),
+        attempts_table.c.epoch,
+        attempts_table.c.worker_id,
+        attempts_table.c.job_id,
+        tasks.c.step,
+        tasks.c.role,
+        tasks.c.model,
+        tasks.c.weight,
+        tasks.c.failures,
+        jobs.c.tenant,
+        jobs.c.tier,
+    )
+    .join(tasks, tasks.c.id == attempts_table.c.task_id)
+    .join(jobs, jobs.c.id == attempts_table.c.job_id)
+    .where(attempts_table.c.state == AttemptState.RUNNING.value)
+)
+EARLIER_POISON = (
+    select(attempts_table.c.facts)
+    .where(
+        attempts_table.c.task_id == bindparam("task"),
+        attempts_table.c.generation == bindparam("of"),
+        attempts_table.c.failure == FailureClass.POISON.value,
+    )
+    .order_by(attempts_table.c.epoch.desc())
+    .limit(1)
+)
 BACKOFF_OVER = (
     select(tasks)
     .where(
@@ -73,8 +102,8 @@ def lease(
     """Gives the task to the worker under epoch + 1, if it is still READY at `epoch`. Returns its row, or None.
 
     A request that has a lease already gets that one again, whatever it asks now: one request, one lease. None too if
-    the job is on hold or canceled, or if somebody else is answering the same question. Raises WorkerLost for a worker
-    that is not here: nobody would pay for its time.
+    the job is on hold or canceled, the worker drains, or somebody else is answering the same question. Raises
+    WorkerLost for a worker that is not here: nobody would pay for its time.
     """
     again = leased_by_request(connection, worker_id, request_id)
     if again is not None:
@@ -86,9 +115,11 @@ def lease(
     waits = connection.execute(ANSWERED_ELSEWHERE, {"task": task_id}).one_or_none() is not None
     if job.held or job.target != "run" or waits:
         return None
-    here = select(workers.c.id).where(workers.c.id == worker_id, workers.c.ended_us.is_(None))
-    if connection.execute(here).one_or_none() is None:
+    worker = connection.execute(select(workers.c.drain_us, workers.c.ended_us).where(workers.c.id == worker_id)).first()
+    if worker is None or worker.ended_us is not None:
         raise WorkerLost(f"worker {worker_id} has left, or never joined", remedy="join first")
+    if worker.drain_us is not None:
+        return None
     money.close_interval(connection, worker_id, now_us=now_us)
     connection.execute(
         insert(attempts_table).values(
@@ -115,18 +146,8 @@ def leased_by_request(connection: Connection, worker_id: str, request_id: str) -
 
 
 def running(connection: Connection) -> list[Row[Any]]:
-    """(task_id, attempt_id, epoch, worker_id, job_id) of every attempt that runs."""
-    return list(
-        connection.execute(
-            select(
-                attempts_table.c.task_id,
-                attempts_table.c.id.label("attempt_id"),
-                attempts_table.c.epoch,
-                attempts_table.c.worker_id,
-                attempts_table.c.job_id,
-            ).where(attempts_table.c.state == AttemptState.RUNNING.value)
-        )
-    )
+    """Every attempt that runs, with what its task asks for; the columns of RUNNING."""
+    return list(connection.execute(RUNNING))
 
 
 def commit(
@@ -155,12 +176,13 @@ def commit(
         raise InvalidGraph(f"task {task.key!r} does not expand, but reports {len(children)} children", field="children")
     adopted = attempt.state == AttemptState.LOST.value
     if adopted:
-        money.redeem(connection, attempt_id, now_us=now_us)
+        money.redeem(connection, attempt_id, now_us=now_us, note="adopted")
         connection.execute(
             update(attempts_table).where(attempts_table.c.id == attempt_id).values(receipt_key=receipt_key, facts=facts)
         )
     else:
         attempts.end(connection, attempt, AttemptState.SUCCEEDED, now_us=now_us, receipt_key=receipt_key, facts=facts)
+    attempts.settle_resumed(connection, attempt, facts.get("resumed_from"), now_us=now_us)
     tenant = connection.execute(select(jobs.c.tenant).where(jobs.c.id == task.job_id)).scalar_one()
     committed: dict[str, Any] = {"receipt_key": receipt_key, "files": files, "result": result}
     questions.keep(connection, tenant, task, attempt_id=attempt_id, now_us=now_us, **committed)
@@ -251,21 +273,35 @@ def lose(
     why: str,
     now_us: int,
     failure: FailureClass = FailureClass.INFRA,
+    end: AttemptState = AttemptState.LOST,
+    facts: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """The lease ran out, or the worker is gone. Costs one of the INFRA budget, or of POISON if the caller knows so."""
-    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.LOST, now_us)
+    """The lease ran out, the worker is gone, or (`end` STUCK) it was killed because nothing moved.
+
+    Costs one of the INFRA budget, or of POISON if the caller saw the worker die; deaths count as POISON only as long
+    as they come in one stage, which is `facts["stage"]`.
+    """
+    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, end, now_us)
     if answer is not Answer.ACCEPTED:
         return answer
-    verdict = failures.judge(failure, task.failures)
+    facts, before = dict(facts or {}), task.failures
+    if failure is FailureClass.POISON and _poison_was_elsewhere(connection, attempt, facts.get("stage")):
+        before = {k: n for k, n in before.items() if k != failure.value}
+    verdict = failures.judge(failure, before)
     why = _storable(why)
-    attempts.end(connection, attempt, AttemptState.LOST, now_us=now_us, failure=failure.value, message=why)
-    money.waste(connection, attempt_id, now_us=now_us, note="lost")
+    attempts.end(connection, attempt, end, now_us=now_us, failure=failure.value, message=why, facts=facts)
+    money.waste(connection, attempt_id, now_us=now_us, note=end.value)
     how = Move.DIE if verdict.dead else Move.EXPIRE
     moves.apply(
         connection, task, how, now_us=now_us, attempt_id=attempt_id, reason=why, failures=verdict.counts,
-        data={"failure": failure.value},
+        data={"failure": failure.value, "attempt": end.value, "stage": facts.get("stage")},
     )  # fmt: skip
     return Answer.ACCEPTED
+
+
+def _poison_was_elsewhere(connection: Connection, attempt: Row[Any], stage: object) -> bool:
+    earlier = connection.execute(EARLIER_POISON, {"task": attempt.task_id, "of": attempt.generation}).first()
+    return earlier is not None and (earlier.facts or {}).get("stage") != stage
 
 
 def backoff_over(connection: Connection, *, now_us: int) -> list[str]:

@@ -22,7 +22,7 @@ from cluster.ledger.money import Spend
 from cluster.ledger.schema import attempts, workers
 from cluster.ledger.schema import jobs as jobs_table
 from cluster.logs import say
-from cluster.states import Move, State
+from cluster.states import AttemptState, Move, State
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -182,6 +182,29 @@ class Ledger:
         query = select(workers).where(workers.c.ended_us.is_(None)).order_by(workers.c.spawned_us)
         return self._do(lambda c: [row._mapping for row in c.execute(query)])
 
+    def draining(self) -> dict[str, str]:
+        """Why they drain, by the ids of the workers that are here and do."""
+        query = select(workers.c.id, workers.c.drain_reason).where(
+            workers.c.ended_us.is_(None), workers.c.drain_us.is_not(None)
+        )
+        return self._do(lambda c: {row.id: row.drain_reason for row in c.execute(query)})
+
+    def attempts_of(self, task_id: str) -> list[RowMapping]:
+        """The attempts of a task, the newest first."""
+        query = select(attempts).where(attempts.c.task_id == task_id).order_by(attempts.c.epoch.desc())
+        return self._do(lambda c: [row._mapping for row in c.execute(query)])
+
+    def attempt(self, attempt_id: str) -> RowMapping:
+        query = select(attempts).where(attempts.c.id == attempt_id)
+        row = self._do(lambda c: c.execute(query).one_or_none())
+        if row is None:
+            raise NotFound(f"no attempt {attempt_id}")
+        return row._mapping
+
+    def gaps(self) -> list[tuple[str, str | None, dict[str, float]]]:
+        """(step, model, longest time without progress by stage) of the newest attempts that succeeded."""
+        return self._do(history.gaps)
+
     def join(self, term: int, worker: dict[str, Any]) -> None:
         now_us = self.clock.now_us()
         self._do(lambda c: holdings.join(c, worker, now_us=now_us), term)
@@ -298,13 +321,13 @@ class Ledger:
         epoch: int,
         why: str,
         failure: FailureClass = FailureClass.INFRA,
+        end: AttemptState = AttemptState.LOST,
+        facts: dict[str, Any] | None = None,
     ) -> Answer:
-        """`failure` is POISON for a task that takes its workers down with it."""
-        now_us = self.clock.now_us()
+        """`failure` is POISON for a task whose worker died in the middle of it; see `cluster.ledger.leases.lose`."""
+        who, now_us = {"task_id": task_id, "attempt_id": attempt_id, "epoch": epoch}, self.clock.now_us()
         return self._do(
-            lambda c: leases.lose(
-                c, task_id=task_id, attempt_id=attempt_id, epoch=epoch, why=why, now_us=now_us, failure=failure
-            ),
+            lambda c: leases.lose(c, **who, why=why, now_us=now_us, failure=failure, end=end, facts=facts),  # type: ignore[arg-type]
             term,
         )
 

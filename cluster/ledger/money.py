@@ -63,14 +63,17 @@ def waste(connection: Connection, attempt_id: str, *, now_us: int, note: str) ->
     _rebook(connection, attempt_id, "busy", "wasted", now_us=now_us, note=note)
 
 
-def redeem(connection: Connection, attempt_id: str, *, now_us: int) -> None:
-    """What had been booked as wasted was work after all: a lost attempt is adopted."""
-    _rebook(connection, attempt_id, "wasted", "busy", now_us=now_us, note="adopted")
+def redeem(connection: Connection, attempt_id: str, *, now_us: int, note: str, part: float = 1.0) -> None:
+    """What had been booked as wasted, or `part` of it, was work: it is adopted, or another goes on from it."""
+    _rebook(connection, attempt_id, "wasted", "busy", now_us=now_us, note=note, part=part)
 
 
-def _rebook(connection: Connection, attempt_id: str, old: str, new: str, *, now_us: int, note: str) -> None:
+def _rebook(
+    connection: Connection, attempt_id: str, old: str, new: str, *, now_us: int, note: str, part: float = 1.0
+) -> None:
     lines = connection.execute(LINES, {"attempt": attempt_id, "of": old}).all()
-    held_us, nano = sum(line.held_us for line in lines), sum(line.nano for line in lines)
+    held_us = round(part * sum(line.held_us for line in lines))
+    nano = round(part * sum(line.nano for line in lines))
     if not held_us and not nano:
         return
     row = {k: v for k, v in lines[0]._mapping.items() if k != "id"} | {

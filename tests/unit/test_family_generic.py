@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from actors.contract import Order, ShotSpec
 from actors.families import generic
 from actors.renderer import Renderer
-from cluster.errors import Canceled, DamagedCheckpoint, DamagedWeights, InvalidSettings, InvalidSpec
+from cluster.errors import Canceled, DamagedCheckpoint, DamagedWeights, FarmError, InvalidSettings, InvalidSpec
 from tests.tiny_models import tiny_ltx, tiny_stable_diffusion
 
 STEPS = 4
@@ -115,7 +116,7 @@ def test_a_take_has_no_checkpoint(video: generic.GenericFamily):
     video.step([state])
     assert video.save(state) is None
     with pytest.raises(DamagedCheckpoint):
-        video.load(b"whatever")
+        video.load(b"whatever", CLIP)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers 0.42 with numpy 2
@@ -201,8 +202,11 @@ class Bench:
     def checkpoint(self, data: bytes, index: int) -> None:
         self.checkpoints.append(index)
 
-    def resume(self) -> bytes | None:
-        return None
+    def resume(self) -> Iterator[bytes]:
+        return iter(())
+
+    def refuse(self, error: FarmError) -> None:
+        raise AssertionError("there was no checkpoint to refuse") from error
 
 
 def test_the_renderer_draws_a_clip_and_asks_for_no_checkpoint(video: generic.GenericFamily, tmp_path: Path):

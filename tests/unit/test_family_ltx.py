@@ -159,7 +159,7 @@ def test_a_resumed_denoise_equals_one_that_never_stopped_bit_for_bit(family: ltx
     state = begun(family, SPEC)
     for _ in range(stop_after):
         family.step([state])
-    state = family.load(family.save(state))
+    state = family.load(family.save(state), SPEC)
     assert family.progress(state) == (stop_after, SPEC.num_steps)
     assert state.spec == SPEC
     for _ in range(SPEC.num_steps - stop_after):
@@ -199,13 +199,18 @@ def damaged(data: bytes, at: int) -> bytes:
 def test_a_flipped_bit_in_a_checkpoint_is_noticed(family: ltx.LtxFamily, where: float) -> None:
     data = family.save(begun(family, SPEC))
     with pytest.raises(DamagedCheckpoint):
-        family.load(damaged(data, int(where * len(data))))
+        family.load(damaged(data, int(where * len(data))), SPEC)
+
+
+def test_a_checkpoint_of_another_shot_is_refused_by_name(family: ltx.LtxFamily) -> None:
+    with pytest.raises(DamagedCheckpoint, match="spec"):
+        family.load(family.save(begun(family, SPEC)), replace(SPEC, seed=6))
 
 
 @pytest.mark.parametrize("keep", [0, 7, 300, -1])
 def test_a_cut_checkpoint_is_noticed(family: ltx.LtxFamily, keep: int) -> None:
     with pytest.raises(DamagedCheckpoint):
-        family.load(family.save(begun(family, SPEC))[:keep])
+        family.load(family.save(begun(family, SPEC))[:keep], SPEC)
 
 
 def test_a_checkpoint_of_other_weights_is_refused_by_name(
@@ -218,7 +223,7 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
     path.write_bytes(damaged(data, len(data) - 1))
     other = ltx.load(moved, device="cpu", dtype="float32", num_threads=torch.get_num_threads())
     with pytest.raises(DamagedCheckpoint, match="weights"):
-        other.load(family.save(begun(family, SPEC)))
+        other.load(family.save(begun(family, SPEC)), SPEC)
 
 
 def test_a_checkpoint_of_another_number_of_threads_is_refused(family: ltx.LtxFamily, model_dir: Path) -> None:
@@ -227,7 +232,7 @@ def test_a_checkpoint_of_another_number_of_threads_is_refused(family: ltx.LtxFam
     try:
         other = ltx.load(model_dir, device="cpu", dtype="float32", num_threads=threads + 1)
         with pytest.raises(DamagedCheckpoint, match="threads"):
-            other.load(data)
+            other.load(data, SPEC)
     finally:
         torch.set_num_threads(threads)
 

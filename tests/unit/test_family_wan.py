@@ -163,13 +163,13 @@ def test_a_damaged_checkpoint_is_refused(family: wan.WanFamily):
     saved[-5] ^= 1
     for damaged in (bytes(saved), bytes(saved[:-9]), b"", b"no checkpoint at all"):
         with pytest.raises(DamagedCheckpoint):
-            family.load(damaged)
+            family.load(damaged, SPEC)
 
 
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path, family: wan.WanFamily):
     other = loaded(tiny_wan(tmp_path, scheduler="dpm++-2m"))
     with pytest.raises(DamagedCheckpoint, match="another weights"):
-        other.load(family.save(begun(family)))
+        other.load(family.save(begun(family)), SPEC)
 
 
 @pytest.mark.parametrize("field", ["threads", "dtype", "torch", "diffusers", "device"])
@@ -178,7 +178,7 @@ def test_a_checkpoint_from_elsewhere_is_refused(tmp_path: Path, family: wan.WanF
     elsewhere = loaded(tiny_wan(tmp_path))
     elsewhere.__dict__["_fingerprint"] = {**family._fingerprint, field: "another"}
     with pytest.raises(DamagedCheckpoint, match=f"another {field}"):
-        elsewhere.load(saved)
+        elsewhere.load(saved, SPEC)
 
 
 def test_a_directory_without_its_second_transformer_is_refused(tmp_path: Path):

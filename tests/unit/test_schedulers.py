@@ -52,7 +52,7 @@ def test_a_denoise_goes_on_bit_for_bit_from_every_step(tmp_path: Path, name: str
     running = first.start(SPEC, first.encode([SPEC])[0])
     assert type(running.scheduler) is type(SCHEDULERS[scheduler]()), "another solver than the directory names"
     for stopped_at in range(STEPS + 1):
-        resumed = second.load(first.save(running))
+        resumed = second.load(first.save(running), SPEC)
         assert second.progress(resumed) == (stopped_at, STEPS)
         assert resumed.spec == SPEC
         for index in range(stopped_at, STEPS):

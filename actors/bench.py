@@ -1,0 +1,159 @@
+"""One attempt's hands: inputs from the store, progress to the dispatcher, orders to stop from it, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from actors.contract import Beat, Json, Order
+from cluster.assets import checkpoint_key
+from cluster.errors import (
+    Canceled,
+    DamagedAsset,
+    FarmError,
+    Interrupted,
+    NotFound,
+    StaleEpoch,
+    StoreUnavailable,
+)
+from cluster.logs import say
+from cluster.store import Store
+
+log = logging.getLogger(__name__)
+PROGRESS_EVERY_S = 0.5
+
+
+class WorkBench:
+    """One attempt's hands: inputs from the store, progress to the dispatcher, orders to stop from it."""
+
+    def __init__(self, order: Order, *, store: Store, scratch: Path, tell: Callable[[], None]) -> None:
+        self.order, self.scratch = order, scratch
+        self._store, self._tell = store, tell
+        self._stage, self._done, self._total = "starting", 0, 0
+        self._stop: str | None = None
+        self._told_s = 0.0
+        self.seconds: dict[str, float] = {}
+        self.began_us: dict[str, int] = {}  # when each stage first began, for people who wait
+        self.gap_s: dict[str, float] = {}  # the longest time between two signs of progress, by stage
+        self._began_s = self._stage_since_s = self._moved_s = time.monotonic()
+        self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
+        self.last_checkpoint: str | None = None
+        self.kept_s = 0.0
+        self.resumed_from: str | None = None
+        self.refused: list[str] = []
+
+    def fetch(self, input_key: str, name: str) -> Path:
+        for given in self.order.inputs:
+            for file in given.files:
+                if given.key == input_key and file["name"] == name:
+                    path = self.scratch / "inputs" / input_key / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._store.fetch(file["key"], path)
+                    return path
+        raise NotFound(f"input {input_key!r} has no file {name!r}", field=f"inputs.{input_key}")
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self._moved()
+        if stage != self._stage:
+            self._close_stage()
+            self._stage = stage
+            self.began_us.setdefault(stage, time.time_ns() // 1000)
+        self._done, self._total = done, total
+        now_s = time.monotonic()
+        if now_s - self._told_s >= PROGRESS_EVERY_S:
+            self._told_s = now_s
+            self._tell()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what the dispatcher asked for: Canceled, Interrupted, or StaleEpoch for a lost race."""
+        if self._stop == "superseded":
+            raise StaleEpoch("the task belongs to a newer attempt")
+        if self._stop == "canceled":
+            raise Canceled("the task was canceled")
+        if self._stop is not None:
+            raise Interrupted(f"the attempt shall stop: {self._stop}")
+
+    def checkpoint(self, data: bytes, index: int) -> None:
+        """A store that does not take it costs what it would have kept, not the attempt."""
+        self._wait_for_saver()
+        kept_s = time.monotonic() - self._began_s
+        self._saving = self._saver.submit(self._save, data, index, kept_s)
+
+    def _save(self, data: bytes, index: int, kept_s: float) -> None:
+        key = checkpoint_key(self.order.tenant, self.order.attempt_id, index)
+        try:
+            self._store.put_once(key, data)
+        except FarmError as error:
+            say(log, "A checkpoint could not be saved.", action="checkpoint.failed", error=error.line())
+            return
+        self.last_checkpoint, self.kept_s = key, kept_s
+
+    def _wait_for_saver(self) -> None:
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
+
+    def resume(self) -> Iterator[bytes]:
+        for key in self.order.resume_from:
+            try:
+                data = self._store.get(key)
+            except (NotFound, DamagedAsset, StoreUnavailable) as error:
+                self.refuse(error)
+                continue
+            self.resumed_from = key
+            yield data
+        self.resumed_from = None
+
+    def refuse(self, error: FarmError) -> None:
+        self.refused.append(error.line())
+        say(log, "A checkpoint was not usable.", action="checkpoint.refused", error=error.line())
+
+    def stop(self, why: str) -> None:
+        self._stop = self._stop or why
+
+    def beat(self) -> Beat:
+        return Beat(
+            task_id=self.order.task_id,
+            attempt_id=self.order.attempt_id,
+            epoch=self.order.epoch,
+            stage=self._stage,
+            done=self._done,
+            total=self._total,
+            kept_s=self.kept_s,
+            resumed_from=self.resumed_from,
+        )
+
+    def finish(self) -> Json:
+        """The attempt is over, however it ended: what is known of how it ran."""
+        self._close_stage()
+        self._wait_for_saver()
+        self._saver.shutdown()
+        facts: Json = {
+            "seconds": {stage: round(s, 3) for stage, s in self.seconds.items()},
+            "gap_s": {stage: round(s, 3) for stage, s in self.gap_s.items()},
+            "began_us": self.began_us,
+            "stage": self._stage,
+        }
+        if self.last_checkpoint:
+            facts |= {"checkpoint": self.last_checkpoint, "kept_s": round(self.kept_s, 3)}
+        if self.resumed_from:
+            facts["resumed_from"] = self.resumed_from
+        if self.refused:
+            facts["refused_checkpoints"] = self.refused
+        return facts
+
+    def _moved(self) -> None:
+        now_s = time.monotonic()
+        self.gap_s[self._stage] = max(self.gap_s.get(self._stage, 0.0), now_s - self._moved_s)
+        self._moved_s = now_s
+
+    def _close_stage(self) -> None:
+        self._moved()
+        now_s = time.monotonic()
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now_s - self._stage_since_s
+        self._stage_since_s = now_s
