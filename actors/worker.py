@@ -17,6 +17,8 @@ from ulid import ULID
 
 from actors.bench import WorkBench
 from actors.contract import SICK, Desk, Engine, Json, Made, Order, Outcome, Report, WorkerFacts
+from actors.reach import Reach
+from cluster import faults
 from cluster.assets import Receipt, ReceiptFile
 from cluster.errors import (
     Canceled,
@@ -51,7 +53,7 @@ class Worker:
         execute: Callable[[Order], None] | None = None,
     ) -> None:
         self.facts = facts
-        self._engine, self._desk, self._store = engine, desk, store
+        self._engine, self._desk, self._store = engine, Reach(desk), store
         self._scratch = scratch / facts.id
         self._journal = self._scratch / "journal"
         self._heartbeat_s = heartbeat_s
@@ -180,7 +182,8 @@ class Worker:
     def _deliver(self, report: Report) -> None:
         """First to the journal, then to the dispatcher until it answers; oldest first."""
         path = self._journal / f"{ULID()}.json"
-        path.write_text(json.dumps(report.to_json()), encoding="utf-8")
+        with faults.point("worker.journal"):
+            path.write_text(json.dumps(report.to_json()), encoding="utf-8")
         for entry in sorted(self._journal.glob("*.json")):
             kept = Report.from_json(json.loads(entry.read_text(encoding="utf-8")))
             self._insist(lambda kept=kept: self._desk.report(kept))  # type: ignore[misc]

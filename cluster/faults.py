@@ -1,28 +1,68 @@
-"""Named places where a test may break the farm. Off in production: then `point` costs one look at a variable.
+"""Named places where a test may break the farm. Off in production: then a point costs one look at a variable.
 
-    with faults.point("store.put"):
+    with faults.point("ledger.settle"):     # breaks before or after what stands in the block
         ...
+    faults.call("worker.report", work)      # may also do the work twice, which must be as good as once
+    @faults.at("store.get")                 # the same for every call of a function
 
-A plan arms points by name: each fault strikes once, at the n-th time that the point is passed, in one process of the
-farm only (a file in a shared directory says who was first).
+A plan arms points by name, once each: a `Fault` strikes when its point is passed for the n-th time in a process, in one
+process of the farm only (a file in a shared directory says who was first). Or by a seed, again and again: a `Chance`.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from cluster.errors import InvalidSettings, Unavailable
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+POINTS = {
+    "ledger.transaction": "any transaction, between its last statement and its commit",
+    "ledger.expand": "inside a commit: the children of an expansion are inserted",
+    "ledger.settle": "inside a transaction: the time of a worker is priced and booked",
+    "worker.journal": "a report is written to the worker's journal, before anybody hears of it",
+    "store.publish": "the bytes are written and get their final name",
+}
+"""Places that are passed once; what they stand around cannot be done twice by itself."""
+
+CALLS = {
+    "ledger.submit": "a job and its first tasks are committed",
+    "ledger.term": "a dispatcher takes the next term",
+    "ledger.join": "a worker's holding begins",
+    "ledger.leave": "a worker's holding ends",
+    "ledger.lease": "a task is given to a worker under the next epoch",
+    "ledger.commit": "a verified receipt is committed, with its cost and its children",
+    "ledger.fail": "a failed attempt is written down",
+    "ledger.interrupt": "an interrupted attempt is written down",
+    "ledger.lose": "an attempt whose lease ran out is written down",
+    "ledger.backoff_over": "what has waited long enough becomes ready",
+    "store.put_blob": "bytes are put at their content address",
+    "store.put_once": "a write-once key is written: a receipt or a checkpoint",
+    "store.get": "a key is read whole: a receipt or a checkpoint",
+    "store.fetch": "an input is copied to the local disk",
+    "store.verify": "a blob is read back before its receipt is committed",
+    "worker.join": "a worker says that it is here",
+    "worker.lease": "a worker asks for an order",
+    "worker.dismiss": "a worker that stops calls off its waiting call for work",
+    "worker.beat": "a worker renews its lease",
+    "worker.report": "a worker says how an attempt ended",
+    "worker.leave": "a worker says that it goes",
+}
+"""Calls that may be repeated: twice is as good as once."""
 
 
 class Action(StrEnum):
@@ -32,15 +72,34 @@ class Action(StrEnum):
     HANG = "hang"
     KILL = "kill"  # SIGKILL before the work
     KILL_AFTER = "kill_after"  # SIGKILL after the work, before anybody hears of it
-    TWICE = "twice"  # the work is done twice (only where `call` stands)
+    TWICE = "twice"  # the work is done twice
+    ECHO = "echo"  # done, and once more `seconds` later, beside what comes next
+
+
+REPEATING = frozenset({Action.TWICE, Action.ECHO})
+"""Actions of CALLS alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
+    """Strikes once. `follows`: its passings count only once the fault before it in the plan has struck."""
+
     point: str
     action: Action
     nth: int = 1  # strikes when the point is passed for the n-th time in a process
-    seconds: float = 0.0  # of a delay or hang
+    seconds: float = 0.0  # of a delay, a hang or an echo
+    follows: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chance:
+    """Strikes any passing with this probability. Equal seeds give equal draws to the n-th process that is armed."""
+
+    point: str
+    action: Action
+    probability: float
+    seed: int
+    seconds: float = 0.0
 
 
 class FaultInjected(Unavailable):
@@ -51,19 +110,40 @@ class FaultInjected(Unavailable):
 
 @dataclass(slots=True)
 class _Armed:
-    faults: tuple[Fault, ...]
+    plan: tuple[Fault | Chance, ...]
     once_dir: Path
-    passed: dict[str, int]
+    number: int  # of this process among those that were armed
+    passed: dict[str, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    dice: dict[int, random.Random] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def token(self, n: int) -> Path:
+        return self.once_dir / f"struck-{n}"
 
 
 _armed: _Armed | None = None
 
 
-def arm(faults: Sequence[Fault], once_dir: Path) -> None:
-    """Arms this process. `once_dir` is shared by all processes of the farm."""
+def arm(plan: Sequence[Fault | Chance], once_dir: Path) -> None:
+    """Arms this process. `once_dir` is shared by all processes of the farm. Raises InvalidSettings."""
     global _armed
+    for one in plan:
+        if one.point not in POINTS and one.point not in CALLS:
+            raise InvalidSettings(f"no point is called {one.point!r}", field="FARM_FAULTS")
+        if one.action in REPEATING and one.point not in CALLS:
+            raise InvalidSettings(f"{one.point} cannot be done twice", field="FARM_FAULTS")
     once_dir.mkdir(parents=True, exist_ok=True)
-    _armed = _Armed(tuple(faults), once_dir, {})
+    number = 0
+    while not _first(once_dir / f"process-{number}"):
+        number += 1
+    _armed = _Armed(tuple(plan), once_dir, number)
+
+
+def arm_by(text: str, once_dir: Path) -> None:
+    """Arms this process with a plan as `dumps` writes it; an empty one does nothing. Raises InvalidSettings."""
+    if text:
+        arm(loads(text), once_dir)
 
 
 def disarm() -> None:
@@ -76,65 +156,121 @@ def passed() -> dict[str, int]:
     return dict(_armed.passed) if _armed else {}
 
 
-def dumps(faults: Sequence[Fault]) -> str:
-    return json.dumps([asdict(f) for f in faults])
+def struck(once_dir: Path) -> int:
+    """How many faults of the plan have struck so far, in all processes."""
+    return len(list(once_dir.glob("struck-*")))
 
 
-def loads(text: str) -> tuple[Fault, ...]:
+def dumps(plan: Sequence[Fault | Chance]) -> str:
+    return json.dumps([asdict(one) for one in plan])
+
+
+def loads(text: str) -> tuple[Fault | Chance, ...]:
     """Raises InvalidSettings."""
     try:
-        return tuple(Fault(**{**entry, "action": Action(entry["action"])}) for entry in json.loads(text))
+        return tuple(_entry(entry) for entry in json.loads(text))
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidSettings(f"not a plan of faults: {error}", field="FARM_FAULTS") from error
+
+
+def _entry(entry: dict[str, object]) -> Fault | Chance:
+    kind = Chance if "probability" in entry else Fault
+    return kind(**{**entry, "action": Action(str(entry["action"]))})  # type: ignore[arg-type]  # TypeError says what
 
 
 @contextmanager
 def point(name: str) -> Iterator[None]:
     """A boundary. Raises FaultInjected where a fault says so."""
-    fault = _struck(name) if _armed is not None else None
-    if fault is None:
+    strike = _strike(name) if _armed is not None else None
+    if strike is None:
         yield
         return
-    if fault.action is Action.KILL:
+    if strike.action is Action.KILL:
         _die()
-    if fault.action in (Action.DELAY, Action.HANG):
-        time.sleep(fault.seconds)
-    if fault.action is Action.BEFORE:
+    if strike.action in (Action.DELAY, Action.HANG):
+        time.sleep(strike.seconds)
+    if strike.action is Action.BEFORE:
         raise FaultInjected(f"{name}: broken before")
     yield
-    if fault.action is Action.KILL_AFTER:
+    if strike.action is Action.KILL_AFTER:
         _die()
-    if fault.action is Action.AFTER:
+    if strike.action is Action.AFTER:
         raise FaultInjected(f"{name}: done, but the answer was lost")
 
 
 def call(name: str, work: Callable[[], T]) -> T:
     """`work()` behind a point, where doing it twice must be as good as once."""
-    fault = _struck(name, peek=True) if _armed is not None else None
-    if fault is not None and fault.action is Action.TWICE:
-        _struck(name)
-        work()
+    if _armed is None:
         return work()
-    with point(name):
+    strike = _strike(name, repeating=True)
+    if strike is None:
+        with point(name):
+            return work()
+    answer = work()
+    if strike.action is Action.TWICE:
         return work()
+    echo = threading.Timer(strike.seconds, _hush(work))
+    echo.daemon = True
+    echo.start()
+    return answer
 
 
-def _struck(name: str, *, peek: bool = False) -> Fault | None:
-    assert _armed is not None
-    count = _armed.passed.get(name, 0) + 1
-    if not peek:
-        _armed.passed[name] = count
-    for number, fault in enumerate(_armed.faults):
-        if fault.point == name and fault.nth == count:
-            token = _armed.once_dir / f"{number}-{name}-{fault.action}"
-            if peek:
-                return None if token.exists() else fault
-            try:
-                os.close(os.open(token, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
+def at(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Each call of the function is a `call` of this name."""
+
+    def around(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def passing(*args: P.args, **kwargs: P.kwargs) -> T:
+            if _armed is None:
+                return function(*args, **kwargs)
+            return call(name, lambda: function(*args, **kwargs))
+
+        return passing
+
+    return around
+
+
+def _strike(name: str, *, repeating: bool = False) -> Fault | Chance | None:
+    """What strikes this passing. `repeating` looks for what repeats a call, else for everything that does not."""
+    armed = _armed
+    assert armed is not None
+    with armed.lock:
+        if not repeating:
+            armed.passed[name] = armed.passed.get(name, 0) + 1
+        for n, one in enumerate(armed.plan):
+            if one.point != name or (one.action in REPEATING) != repeating:
                 continue
-            return fault
+            if isinstance(one, Chance):
+                dice = armed.dice.setdefault(n, random.Random(f"{one.seed}/{armed.number}/{n}"))
+                if dice.random() < one.probability:
+                    return one
+                continue
+            if one.follows and not armed.token(n - 1).exists():
+                continue
+            armed.counts[n] = armed.counts.get(n, 0) + 1
+            if armed.counts[n] == one.nth and _first(armed.token(n)):
+                return one
     return None
+
+
+def _first(token: Path) -> bool:
+    try:
+        os.close(os.open(token, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _hush(work: Callable[[], object]) -> Callable[[], None]:
+    """An echo is nobody's call: what it raises goes nowhere."""
+
+    def quietly() -> None:
+        try:
+            work()
+        except Exception:  # whatever the echo meets, the caller has its answer
+            return
+
+    return quietly
 
 
 def _die() -> None:

@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     render_threads: int = Field(0, ge=0, description="threads of a render worker on a CPU; 0: all cores of the machine")
     writer_threads: int = Field(1, ge=1, description="threads of the writer on a CPU: more is slower on busy cores")
 
+    faults: str = Field("", description="a plan of faults for tests (cluster/faults.py); empty: nothing is broken")
+
     @property
     def ledger(self) -> str:
         return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"
@@ -42,6 +44,11 @@ class Settings(BaseSettings):
     @property
     def store_dir(self) -> Path:
         return self.home / "store"
+
+    @property
+    def faults_dir(self) -> Path:
+        """Shared by the processes of a farm under test: which faults have struck."""
+        return self.home / "faults"
 
 
 def load() -> Settings:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from cluster import disk
+from cluster import disk, faults
 from cluster.assets import (
     Blob,
     Receipt,
@@ -115,6 +115,7 @@ class DirectoryStore:
                 f"the file system of {self._root} has no hard links", remedy="choose a store directory on another one"
             )
 
+    @faults.at("store.put_blob")
     def put_blob(self, tenant: str, source: Path | bytes, *, media_type: str, rehash: bool = False) -> Blob:
         check_tenant(tenant)
         check_media_type(media_type)
@@ -126,6 +127,7 @@ class DirectoryStore:
                     disk.flush_directory(self._path(blob.key).parent)
         return blob
 
+    @faults.at("store.put_once")
     def put_once(self, key: str, data: bytes) -> None:
         check_key(key)
         if sha256_of_key(key):
@@ -134,6 +136,7 @@ class DirectoryStore:
             if not self._publish(written, key) and self.get(key) != data:
                 raise WrittenOnce(f"{key} has been written with other bytes")
 
+    @faults.at("store.get")
     def get(self, key: str) -> bytes:
         with self.open(key) as reader, self._ours():
             data = reader.read()
@@ -147,6 +150,7 @@ class DirectoryStore:
         with self._ours(missing=f"no such asset: {key}"):
             return path.open("rb")
 
+    @faults.at("store.fetch")
     def fetch(self, key: str, to: Path) -> None:
         with self.open(key) as reader, disk.errors(to.parent), disk.whole_file(to) as temporary:
             with temporary.open("wb") as writer:
@@ -177,6 +181,7 @@ class DirectoryStore:
             self._see_root()
             self._path(key).unlink(missing_ok=True)
 
+    @faults.at("store.verify")
     def verify(self, blob: Blob) -> None:
         with self.open(blob.key) as reader, self._ours():
             sha256, size_bytes = disk.copy(reader, None)
@@ -228,10 +233,11 @@ class DirectoryStore:
         path = self._path(key)
         with self._ours():
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(written, path)
-            except FileExistsError:
-                return False
+            with faults.point("store.publish"):
+                try:
+                    os.link(written, path)
+                except FileExistsError:
+                    return False
             folder = path.parent
             while folder != self._root.parent:  # new folders must survive a crash as well
                 disk.flush_directory(folder)

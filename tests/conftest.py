@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk", "tests.audit")
+pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk")
 
 NO_HEALTH_CHECK = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 for name, examples in {"desk": 20, "ci": 300, "ci-postgresql": 100, "chaos": 5_000, "chaos-postgresql": 1_000}.items():

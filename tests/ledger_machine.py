@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cluster.errors import FailureClass, IllegalMove, StaleTerm
 from cluster.failures import LONGEST_DELAY_S
+from cluster.ledger.recount import Books, flaws, read_books
 from cluster.states import Move, State
-from tests.audit import Books, books_of, flaws_of
 from tests.ledger_desk import HOUR, Leased, LedgerDesk, task
 from tests.model import ENDED, OPEN, Model, Refused, Shape, World
 
@@ -236,7 +236,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for attempt in books.attempts:
             if attempt.state != "running":
                 assert self.ended.setdefault(attempt.id, attempt.state) == attempt.state, "terminal is for ever"
-        assert flaws_of(books) == []
+        assert flaws(books) == []
 
     def _some(self, data: st.DataObject) -> tuple[int, int, Leased]:
         """Any attempt there ever was, running ones more often."""
@@ -245,6 +245,6 @@ class LedgerMachine(RuleBasedStateMachine):
         return t, epoch, self.leased[t, epoch]
 
     def _refresh(self) -> Books:
-        books = books_of(self.desk.ledger)
+        books = self.desk.ledger.database.transaction(read_books)
         self.rows = {row.key: row for row in books.tasks.values()}
         return books

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from cluster import faults
 from cluster.errors import DamagedLedger, FarmError, InvalidInput, InvalidSettings, LedgerUnavailable
 
 T = TypeVar("T")
@@ -72,6 +73,8 @@ class Database:
                 with self.engine.begin() as connection:
                     result = work(connection)
                     committing = True
+                    with faults.point("ledger.transaction"):
+                        connection.commit()
                 return result
             except PoolTimeout as error:
                 raise LedgerUnavailable("the ledger is busy: too many threads wait for it") from error

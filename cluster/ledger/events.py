@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from cluster.ledger.schema import events, jobs
+from cluster.ledger.schema import events, jobs, worker_events
 from cluster.states import State
 
 INSERT = insert(events)
@@ -42,6 +42,24 @@ class Event:
     from_state: str | None
     to_state: str | None
     data: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerEvent:
+    worker_id: str
+    seq: int  # numbered within the worker, without gaps
+    at_us: int
+    kind: str  # worker.join | leave | drain | clock
+    data: dict[str, Any]
+
+
+def append_of_worker(
+    connection: Connection, worker_id: str, *, at_us: int, kind: str, data: dict[str, Any] | None = None
+) -> None:
+    """Writes one event of a worker: it is here, is gone, drains, or the clock that bills its time was set."""
+    newest = select(func.coalesce(func.max(worker_events.c.seq), 0)).where(worker_events.c.worker_id == worker_id)
+    row = {"worker_id": worker_id, "seq": connection.execute(newest).scalar_one() + 1, "at_us": at_us, "kind": kind}
+    connection.execute(insert(worker_events).values(**row, data=data or {}))
 
 
 def append(

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from cluster.errors import NotFound
-from cluster.ledger import money
+from cluster.ledger import events, money
 from cluster.ledger.schema import tasks, workers
 from cluster.states import State
 
@@ -21,17 +21,22 @@ def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
     if known is None:
         connection.execute(insert(workers).values(**row, since_us=row["spawned_us"], ended_us=None))
         money.close_interval(connection, row["id"], now_us=now_us, idle_kind="load")
+        data = {name: row[name] for name in ("fleet", "node", "spawned_us", "nano_per_hour", "num_accelerators")}
+        events.append_of_worker(connection, row["id"], at_us=now_us, kind="worker.join", data=data)
     elif known.ended_us is not None:
         connection.execute(update(workers).where(workers.c.id == row["id"]).values(ended_us=None))
         money.close_interval(connection, row["id"], now_us=now_us)
+        events.append_of_worker(connection, row["id"], at_us=now_us, kind="worker.join")
 
 
 def leave(connection: Connection, worker_id: str, *, now_us: int) -> None:
     """Its holding ends now. Idempotent. What it still runs is lost by `lose`, in calls of their own."""
     money.close_interval(connection, worker_id, now_us=now_us)
-    connection.execute(
+    left = connection.execute(
         update(workers).where(workers.c.id == worker_id, workers.c.ended_us.is_(None)).values(ended_us=now_us)
     )
+    if left.rowcount:
+        events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.leave")
 
 
 def drain(connection: Connection, worker_id: str, *, reason: str, now_us: int) -> bool:
@@ -43,12 +48,17 @@ def drain(connection: Connection, worker_id: str, *, reason: str, now_us: int) -
         .where(workers.c.id == worker_id, workers.c.ended_us.is_(None), workers.c.drain_us.is_(None))
         .values(drain_us=now_us, drain_reason=reason)
     )
+    if asked.rowcount:
+        events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.drain", data={"reason": reason})
     return asked.rowcount == 1
 
 
-def rebase(connection: Connection, jumped_us: int) -> None:
+def rebase(connection: Connection, jumped_us: int, *, now_us: int) -> None:
     """The wall clock was set by so much: back-offs end when they would have ended, and no bill grows by it."""
     money.rebase(connection, jumped_us)
+    for worker_id in connection.execute(select(workers.c.id).where(workers.c.ended_us.is_(None))).scalars().all():
+        data = {"jumped_us": jumped_us}
+        events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.clock", data=data)
     connection.execute(
         update(tasks)
         .where(tasks.c.state == State.BACKOFF.value)

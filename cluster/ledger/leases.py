@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
-from cluster import failures
+from cluster import failures, faults
 from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleTerm, WorkerLost
 from cluster.graph import TaskSpec, with_new_seed
 from cluster.ledger import attempts, events, money, moves, questions
@@ -182,15 +182,18 @@ def commit(
         )
     else:
         attempts.end(connection, attempt, AttemptState.SUCCEEDED, now_us=now_us, receipt_key=receipt_key, facts=facts)
-    attempts.settle_resumed(connection, attempt, facts.get("resumed_from"), now_us=now_us)
+    resumed = attempts.settle_resumed(connection, attempt, facts.get("resumed_from"), now_us=now_us)
     tenant = connection.execute(select(jobs.c.tenant).where(jobs.c.id == task.job_id)).scalar_one()
     committed: dict[str, Any] = {"receipt_key": receipt_key, "files": files, "result": result}
     questions.keep(connection, tenant, task, attempt_id=attempt_id, now_us=now_us, **committed)
     if children:
-        moves.insert_tasks(connection, task.job_id, children, ids=child_ids, now_us=now_us)
+        with faults.point("ledger.expand"):
+            moves.insert_tasks(connection, task.job_id, children, ids=child_ids, now_us=now_us, by=attempt_id)
+    how = {"adopted": True} if adopted else {"attempt": AttemptState.SUCCEEDED.value}
+    more = {"resumed_from": resumed} if resumed else {}
     moves.apply(
         connection, task, Move.COMMIT, now_us=now_us, attempt_id=attempt_id,
-        data={"receipt": receipt_key, **({"adopted": True} if adopted else {})}, **committed,
+        data={"receipt": receipt_key, **how, **more}, **committed,
     )  # fmt: skip
     _share(connection, tenant, task, now_us=now_us)
     return Answer.ACCEPTED
@@ -235,7 +238,7 @@ def fail(
         failure=failure.value, code=code, message=message, facts=facts,
     )  # fmt: skip
     money.waste(connection, attempt_id, now_us=now_us, note=failure.value)
-    data = {"failure": failure.value, "code": code, "message": message}
+    data = {"failure": failure.value, "code": code, "message": message, "attempt": AttemptState.FAILED.value}
     again: dict[str, Any] = {}
     if not verdict.dead:
         again["not_before_us"] = now_us + round(verdict.delay_s * 1e6)
@@ -260,7 +263,8 @@ def interrupt(
     attempts.end(connection, attempt, AttemptState.INTERRUPTED, now_us=now_us, facts=facts)
     if not facts.get("checkpoint"):
         money.waste(connection, attempt_id, now_us=now_us, note="interrupted")
-    moves.apply(connection, task, Move.INTERRUPT, now_us=now_us, attempt_id=attempt_id)
+    ended = {"attempt": AttemptState.INTERRUPTED.value}
+    moves.apply(connection, task, Move.INTERRUPT, now_us=now_us, attempt_id=attempt_id, data=ended)
     return Answer.ACCEPTED
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, RowMapping, select
 from ulid import ULID
 
+from cluster import faults
 from cluster.clock import Clock, SystemClock
 from cluster.errors import FailureClass, NotFound
 from cluster.graph import TaskSpec
@@ -75,7 +76,7 @@ class Ledger:
 
                 def rebase(connection: Connection) -> None:
                     leases.check_term(connection, term)
-                    holdings.rebase(connection, jumped_us)
+                    holdings.rebase(connection, jumped_us, now_us=wall_us)
 
                 self.database.transaction(rebase, repeatable=False)
                 say(log, "The wall clock jumped.", action="clock.jump", level=logging.WARNING, seconds=jumped_us / 1e6)
@@ -83,6 +84,7 @@ class Ledger:
 
     # What anybody may do
 
+    @faults.at("ledger.submit")
     def submit(self, spec: JobSpec, graph: Sequence[TaskSpec]) -> tuple[str, bool]:
         """(job id, created). The job is durable when this returns. Raises InvalidGraph, InvalidInput."""
         job_id, ids = f"job_{self._new_id()}", self._ids("task", len(graph))
@@ -164,6 +166,7 @@ class Ledger:
 
     # What only a dispatcher may do
 
+    @faults.at("ledger.term")
     def take_term(self) -> int:
         now_us = self.clock.now_us()
         return self._do(lambda c: leases.take_term(c, now_us=now_us))
@@ -205,14 +208,17 @@ class Ledger:
         """(step, model, longest time without progress by stage) of the newest attempts that succeeded."""
         return self._do(history.gaps)
 
+    @faults.at("ledger.join")
     def join(self, term: int, worker: dict[str, Any]) -> None:
         now_us = self.clock.now_us()
         self._do(lambda c: holdings.join(c, worker, now_us=now_us), term)
 
+    @faults.at("ledger.leave")
     def leave(self, term: int, worker_id: str) -> None:
         now_us = self.clock.now_us()
         self._do(lambda c: holdings.leave(c, worker_id, now_us=now_us), term)
 
+    @faults.at("ledger.lease")
     def lease(
         self, term: int, task_id: str, *, epoch: int, worker_id: str, request_id: str
     ) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
@@ -244,6 +250,7 @@ class Ledger:
 
         return self._do(work)
 
+    @faults.at("ledger.commit")
     def commit(
         self,
         term: int,
@@ -275,6 +282,7 @@ class Ledger:
             term,
         )
 
+    @faults.at("ledger.fail")
     def fail(
         self,
         term: int,
@@ -303,6 +311,7 @@ class Ledger:
             term,
         )
 
+    @faults.at("ledger.interrupt")
     def interrupt(self, term: int, *, task_id: str, attempt_id: str, epoch: int, facts: dict[str, Any]) -> Answer:
         now_us = self.clock.now_us()
         return self._do(
@@ -312,6 +321,7 @@ class Ledger:
             term,
         )
 
+    @faults.at("ledger.lose")
     def lose(
         self,
         term: int,
@@ -331,6 +341,7 @@ class Ledger:
             term,
         )
 
+    @faults.at("ledger.backoff_over")
     def backoff_over(self, term: int) -> list[str]:
         now_us = self.clock.now_us()
         return self._do(lambda c: leases.backoff_over(c, now_us=now_us), term)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
+from cluster import faults
 from cluster.ledger.schema import attempts, cost_lines, jobs, workers
 from cluster.rates import cost_until, split
 from cluster.states import AttemptState
@@ -49,13 +50,14 @@ def close_interval(connection: Connection, worker_id: str, *, now_us: int, idle_
     )
     held_us = (now_us - worker.since_us) * max(1, worker.num_accelerators)
     occupants = connection.execute(OCCUPANTS, {"worker": worker_id}).all()
-    if held_us and occupants:
-        equal = [1] * len(occupants)
-        for who, share, held in zip(occupants, split(nano, equal), split(held_us, equal), strict=True):
-            _line(connection, worker, now_us, "busy", share, held, who)
-    elif held_us:
-        _line(connection, worker, now_us, idle_kind, nano, held_us, None)
-    connection.execute(SINCE, {"worker": worker_id, "now": now_us})
+    with faults.point("ledger.settle"):
+        if held_us and occupants:
+            equal = [1] * len(occupants)
+            for who, share, held in zip(occupants, split(nano, equal), split(held_us, equal), strict=True):
+                _line(connection, worker, now_us, "busy", share, held, who)
+        elif held_us:
+            _line(connection, worker, now_us, idle_kind, nano, held_us, None)
+        connection.execute(SINCE, {"worker": worker_id, "now": now_us})
 
 
 def waste(connection: Connection, attempt_id: str, *, now_us: int, note: str) -> None:

@@ -109,7 +109,7 @@ class Batch:
             News(
                 kind=f"task.{how.value}",
                 task_id=task.id,
-                attempt_id=attempt_id,
+                attempt_id=attempt_id or (task.attempt_id if old is State.RUNNING else None),
                 epoch=columns.get("epoch", task.epoch),
                 from_state=old,
                 to_state=new,
@@ -152,7 +152,8 @@ class Batch:
                 if state is State.RUNNING:
                     note = "inputs reopened"
                     attempts.stop(self._connection, fenced, AttemptState.SUPERSEDED, now_us=self._now_us, note=note)
-                self._move(fenced, Move.DEPS_REOPENED, reason=reason, content_key=None, not_before_us=None)
+                data = {"attempt": AttemptState.SUPERSEDED.value} if state is State.RUNNING else None
+                self._move(fenced, Move.DEPS_REOPENED, reason=reason, data=data, content_key=None, not_before_us=None)
 
     def _dependants(self, task: Row[Any]) -> list[Row[Any]]:
         return list(self._connection.execute(DEPENDANTS, {"task": task.id}))
@@ -194,9 +195,18 @@ def read(connection: Connection, task_id: str) -> Row[Any] | None:
 
 
 def insert_tasks(
-    connection: Connection, job_id: str, specs: Iterable[TaskSpec], *, ids: Iterable[str], now_us: int
+    connection: Connection,
+    job_id: str,
+    specs: Iterable[TaskSpec],
+    *,
+    ids: Iterable[str],
+    now_us: int,
+    by: str | None = None,
 ) -> list[str]:
-    """Adds tasks to a job with their edges. Raises InvalidGraph. Returns the new ids in order."""
+    """Adds tasks to a job with their edges; `by` is the attempt that brings them. Returns the new ids in order.
+
+    Raises InvalidGraph.
+    """
     existing = dict(connection.execute(select(tasks.c.key, tasks.c.id).where(tasks.c.job_id == job_id)).all())
     ordered = checked(list(specs), existing=frozenset(existing))
     if not ordered:
@@ -250,9 +260,13 @@ def insert_tasks(
                 task_id=row["id"],
                 epoch=0,
                 to_state=State(row["state"]),
-                data={"key": row["key"], "step": row["step"], "weight": row["weight"], "model": row["model"]},
+                data={
+                    **{name: row[name] for name in ("key", "step", "weight", "model")},
+                    **({"needs": list(spec.needs)} if spec.needs else {}),
+                    **({"by": by} if by else {}),
+                },
             )
-            for row in rows
+            for row, spec in zip(rows, ordered, strict=True)
         ],
         at_us=now_us,
     )

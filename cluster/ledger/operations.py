@@ -94,9 +94,11 @@ def _move(connection: Connection, batch: moves.Batch, task: Row[Any], how: Move,
         connection.execute(update(jobs).where(jobs.c.id == task.job_id, jobs.c.target != "run").values(target="run"))
     elif how is Move.RELEASE and task.unmet > 0:
         how = Move.RELEASE_PENDING
+    data = None
     if (State(task.state), how) in MOVES and task.state == State.RUNNING.value:
         attempts.stop(connection, task, AttemptState.CANCELED, now_us=now_us, note=f"canceled by {how.value}")
-    return batch.apply(task, how, reason=reason, **columns)
+        data = {"attempt": AttemptState.CANCELED.value}
+    return batch.apply(task, how, reason=reason, data=data, **columns)
 
 
 def _check_of_people(how: Move) -> None:

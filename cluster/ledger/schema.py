@@ -186,6 +186,16 @@ events = Table(
     Column("data", JSON, nullable=False),
 )
 
+worker_events = Table(
+    "worker_events",
+    metadata,
+    Column("worker_id", String(128), ForeignKey("workers.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("kind", String(48), nullable=False),  # worker.join | leave | drain | clock
+    Column("data", JSON, nullable=False),
+)
+
 cost_lines = Table(
     "cost_lines",
     metadata,

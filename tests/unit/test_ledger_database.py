@@ -6,12 +6,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, select, text
 
 from cluster.errors import DamagedLedger, FarmError, InvalidInput, InvalidSettings, LedgerUnavailable
-from cluster.ledger.database import Database
+from cluster.ledger.database import MIGRATIONS, Database
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.schema import jobs, metadata, shows
 from tests.ledger_desk import LedgerDesk, brief, task
@@ -35,9 +37,11 @@ def test_a_ledger_with_work_in_flight_is_migrated_forward(tmp_path: Path) -> Non
     desk = LedgerDesk(url)
     job = desk.submit(task("a"), task("b", "a"))
     leased = desk.lease(job, "a")
-    with desk.ledger.database.engine.begin() as connection:  # as the version before left it
-        connection.execute(text("DROP INDEX ix_tasks_content_key"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with desk.ledger.database.engine.connect() as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")  # as the first version left it
     desk.ledger.close()
     after = Ledger(url, clock=desk.clock)
     desk.ledger = after
@@ -93,7 +97,7 @@ def test_pages_that_are_damaged_later_are_said_to_be_damaged(sqlite_url: str) ->
         connection.execute("PRAGMA journal_mode=DELETE")
     connection.close()
     data = bytearray(path_of(sqlite_url).read_bytes())
-    for page in range(40, len(data) // 4096):
+    for page in range(60, len(data) // 4096):
         data[page * 4096 : page * 4096 + 200] = b"\xa5" * 200
     path_of(sqlite_url).write_bytes(data)
     ledger = Ledger(sqlite_url, durable=False)

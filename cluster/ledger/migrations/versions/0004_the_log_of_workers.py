@@ -1,0 +1,43 @@
+"""workers have a log of their own, so that a checker needs nothing but logs"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "worker_events",
+        sa.Column("worker_id", sa.String(128), nullable=False),
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+        sa.Column("kind", sa.String(48), nullable=False),
+        sa.Column("data", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["worker_id"], ["workers.id"], name="fk_worker_events_worker_id"),
+        sa.PrimaryKeyConstraint("worker_id", "seq", name="pk_worker_events"),
+    )
+    workers = sa.table(
+        "workers",
+        *(sa.column(n) for n in ("id", "spawned_us", "ended_us", "nano_per_hour", "num_accelerators")),
+    )
+    log = sa.table(
+        "worker_events", *(sa.column(n) for n in ("worker_id", "seq", "at_us", "kind")), sa.column("data", sa.JSON())
+    )
+    connection = op.get_bind()
+    for w in connection.execute(sa.select(workers)).all():
+        data = {"spawned_us": w.spawned_us, "nano_per_hour": w.nano_per_hour, "num_accelerators": w.num_accelerators}
+        first = {"worker_id": w.id, "seq": 1, "at_us": w.spawned_us, "kind": "worker.join", "data": data}
+        connection.execute(sa.insert(log).values(**first))
+        if w.ended_us is not None:
+            last = {"worker_id": w.id, "seq": 2, "at_us": w.ended_us, "kind": "worker.leave", "data": {}}
+            connection.execute(sa.insert(log).values(**last))
+
+
+def downgrade() -> None:
+    op.drop_table("worker_events")
