@@ -521,8 +521,9 @@ class Dispatcher:
     async def _order(self, task: Any, job: Any, inputs: Sequence[Any], spends: dict[str, Any], worker_id: str) -> Order:
         self._keep({**task, "task_id": task["id"], "worker_id": worker_id, "tenant": job.tenant, "tier": job.tier})
         saved: list[str] = []
-        if task["epoch"] > 1:  # somebody tried before
-            earlier = [a["id"] for a in await self._call(partial(self._ledger.attempts_of, task["id"]))][1:]
+        if task["epoch"] > 1:  # somebody tried before; who opens a task again wants it from the start
+            rows = await self._call(partial(self._ledger.attempts_of, task["id"]))
+            earlier = [a["id"] for a in rows[1:] if a["generation"] == task["generation"]]
             try:
                 saved = await asyncio.to_thread(checkpoints, self._store, job.tenant, earlier)
             except StoreUnavailable as error:

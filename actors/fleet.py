@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from cluster.errors import FarmError, InvalidSettings, Unavailable, WorkerLost
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.rates import load_rate_card
+from cluster.runtime import draining_nodes
 from cluster.settings import Settings
 from cluster.store import DirectoryStore
 
@@ -198,7 +200,7 @@ class WorkerHost:
         context = ray.get_runtime_context()
         facts = self._worker.start()
         pinned = {name: ids for name, ids in context.get_accelerator_ids().items() if ids}
-        seen = {"accelerators": pinned, "num_threads": self._fleet.num_threads}
+        seen = {"accelerators": pinned, "num_threads": self._fleet.num_threads, "pid": os.getpid()}
         self._worker.run(replace(self._worker.facts, facts={**facts, **seen}))
         self._worker.close()
 
@@ -233,6 +235,7 @@ class _Spawned:
     run: Any  # the reference to its life
     since_s: float
     joined: bool = False
+    moves: bool = False  # its node goes away: another one takes its place
 
 
 class Fleets:
@@ -313,12 +316,13 @@ class Fleets:
                         self._spawned.remove(one)
                     self._ended(one)
             with contextlib.suppress(Unavailable):
-                self._kill_condemned(alive)
+                self._look_after(alive)
 
-    def _kill_condemned(self, alive: list[_Spawned]) -> None:
-        """Ends the processes of workers that the dispatcher gave up, and of those that do not get ready in time."""
-        here = {worker.id for worker in self.desk.workers()}
-        condemned = self.desk.condemned()
+    def _look_after(self, alive: list[_Spawned]) -> None:
+        """Ends the processes of workers that the dispatcher gave up, and of those that do not get ready in time.
+        Workers on a node that goes away save what they run and leave."""
+        here = {worker.id: worker.node for worker in self.desk.workers()}
+        condemned, going = self.desk.condemned(), draining_nodes()
         for one in alive:
             one.joined = one.joined or one.worker_id in here
             late = not one.joined and time.monotonic() - one.since_s > self._settings.ready_timeout_s
@@ -326,11 +330,18 @@ class Fleets:
                 why = condemned.get(one.worker_id, f"it was not ready after {self._settings.ready_timeout_s:.0f} s")
                 say(log, "A worker is killed.", action="worker.kill", worker=one.worker_id, why=why)
                 ray.kill(one.actor)
+            elif here.get(one.worker_id) in going and not one.moves:
+                one.moves = True
+                say(log, "A worker leaves its node.", action="worker.move", worker=one.worker_id)
+                one.actor.interrupt.remote("its node goes away")
 
     def _ended(self, one: _Spawned) -> None:
         """A worker that was told to leave is gone; any other is replaced, unless none of its fleet can get ready."""
         try:
             ray.get(one.run)
+            if one.moves:
+                with self._lock:
+                    self._spawn(one.fleet)
             return
         except FarmError as error:
             reason: FarmError = error

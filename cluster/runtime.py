@@ -50,6 +50,14 @@ def private_ray(*, gpus: int, log_dir: Path | None = None, code_dir: Path) -> It
         ray.shutdown()
 
 
+def draining_nodes() -> frozenset[str]:
+    """Ids of nodes that will go away soon: a spot notice, a scale-in. Ray tells tasks and Serve of it, but no actor;
+    the one private call of Ray that says so is what its own Serve, Data and Train ask."""
+    import ray
+
+    return frozenset(ray._private.state.state.get_draining_nodes())
+
+
 def _read_environment_again() -> None:
     """Ray's core reads how to authenticate when it is imported, its servers when they start: a program that imported
     Ray before it asked for a farm would be refused by its own. What Ray's own tests do, as nothing public does it."""

@@ -7,6 +7,7 @@ frames. Printed first: how well the judge does on fresh drawn clips. OUT gets ev
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import time
@@ -16,12 +17,23 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from actors.contract import Quality, ShotSpec
 from actors.families import ltx
 from pipelines.house.captions import prompt
-from pipelines.house.judge import LOOKED_AT, QUESTIONS, answers, confusions, drawn_clips, look, shares, train_judge
+from pipelines.house.judge import (
+    LOOKED_AT,
+    QUESTIONS,
+    Judge,
+    answers,
+    confusions,
+    drawn_clips,
+    look,
+    shares,
+    train_judge,
+)
 from pipelines.house.scenes import NUM_FRAMES, Scene, held_out_scenes
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -46,6 +58,7 @@ def spec_of(scene: Scene, *, seed: int, steps: int, guidance: float) -> ShotSpec
     )
 
 
+@torch.inference_mode()
 def sample(
     family: ltx.LtxFamily, scenes: list[Scene], *, steps: int, guidance: float, batch: int = 16
 ) -> tuple[Tensor, Tensor]:
@@ -68,6 +81,21 @@ def sample(
     return torch.stack(seen), torch.stack(middles)
 
 
+def _judge(out: Path, vae: Path, *, workers: int) -> Judge:
+    """Trained, or the one that lies in `out` since the last time, if nothing that it was made from has changed."""
+    made_from = hashlib.sha256()
+    for path in sorted([*Path(__file__).parent.glob("*.py"), *vae.iterdir()]):
+        made_from.update(path.read_bytes())
+    path = out / f"judge-{made_from.hexdigest()[:16]}.safetensors"
+    judge = Judge()
+    if path.exists():
+        judge.load_state_dict(load_file(path))
+        return judge.eval()
+    judge = train_judge(*drawn_clips(vae, _TRAIN_CLIPS, seed=101, workers=workers), epochs=_EPOCHS, seed=3)
+    save_file(judge.state_dict(), path)
+    return judge
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
@@ -83,7 +111,7 @@ def main() -> None:
     began = time.monotonic()
     family = ltx.load(args.weights, device="cpu", dtype="float32", num_threads=args.threads)
     vae = args.weights / "vae"
-    judge = train_judge(*drawn_clips(vae, _TRAIN_CLIPS, seed=101, workers=args.threads), epochs=_EPOCHS, seed=3)
+    judge = _judge(args.out, vae, workers=args.threads)
     fresh, fresh_truth = drawn_clips(vae, _FRESH_CLIPS, seed=102, through_codec=0.0, workers=args.threads)
     own = shares(judge.verdicts(fresh), fresh_truth)
     print(f"The judge on {_FRESH_CLIPS} fresh drawn clips (97 % or better in each to be worth hearing):")

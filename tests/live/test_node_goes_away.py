@@ -1,0 +1,74 @@
+"""A spot notice: the workers of the node save what they run and leave, others take their place elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.accelerators import Fleet
+from cluster.graph import TaskSpec
+from cluster.ledger.jobs import JobSpec
+from cluster.runtime import prepare_environment
+from cluster.states import JobState
+from serve.local import CODE_DIR, Farm
+from serve.watch import Watch
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Ids of two nodes with one pretended accelerator each, on this machine; the first is the head."""
+    prepare_environment()
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(CODE_DIR))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, namespace="reelfarm", log_to_driver=False)
+        yield [node.node_id for node in nodes]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_a_worker_leaves_a_node_that_goes_away_and_its_task_ends_on_another(
+    two_nodes: list[str], tmp_path: Path
+) -> None:
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+    from ray.core.generated import autoscaler_pb2
+
+    gate = tmp_path / "gate"
+    with Farm(home=tmp_path / "home", gpus=2) as farm:
+        fleet = Fleet(
+            name="pinned", role="render", accelerator="GPU", accelerators_per_worker=1, engine="tests.quick_engine:make"
+        )
+        farm.fleets.want(fleet)
+        task = TaskSpec(key="t", step="take", role="render", entry="x:y", params={"gate": str(gate)})
+        job_id, _ = farm.ledger.submit(JobSpec(recipe="tests", title="test", spec={}), [task])
+        drained: list[str] = []
+        watch = Watch(farm.ledger, job_id, progress=farm.fleets.desk.progress, num_workers=farm.fleets.num_workers)
+        for _ in watch:
+            workers = {w["id"]: w for w in farm.ledger.workers()}
+            attempts = farm.ledger.attempts(job_id)
+            if not drained and attempts and (tmp_path / "pid").exists():
+                drained.append(workers[attempts[0]["worker_id"]]["node"])
+                GcsClient(address=ray.get_runtime_context().gcs_address).drain_node(
+                    drained[0], autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION, "a spot notice", 2**62
+                )
+            elif len(attempts) > 1:
+                gate.touch()
+        assert farm.ledger.job(job_id).state is JobState.SUCCEEDED
+        first, second = farm.ledger.attempts(job_id)
+        workers = {w["id"]: w for w in farm.ledger.workers()}
+        assert (first["state"], second["state"]) == ("interrupted", "succeeded")
+        assert workers[first["worker_id"]]["node"] == drained[0]
+        assert workers[second["worker_id"]]["node"] in set(two_nodes) - set(drained)
+        assert not os.path.exists(f"/proc/{workers[first['worker_id']]['facts']['pid']}")
