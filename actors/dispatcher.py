@@ -20,6 +20,7 @@ from actors.orders import checkpoints, order_of
 from actors.preemption import Requirement, Running, victims
 from actors.queue import Queue
 from actors.watchdog import Bounds, Health
+from cluster import faults
 from cluster.clock import Clock, to_datetime
 from cluster.errors import (
     DamagedAsset,
@@ -129,7 +130,8 @@ class Dispatcher:
 
     async def start(self) -> int:
         """Takes a new term and gives everything that runs a full lease of grace. Returns the term."""
-        self._term = await self._call(self._ledger.take_term)
+        with faults.point("dispatcher.start"):
+            self._term = await self._call(self._ledger.take_term)
         for step, model, gaps_s in await self._call(self._ledger.gaps):
             self._bounds.learn(step, model, gaps_s)
         now_s = self._clock.monotonic_s()
@@ -144,7 +146,8 @@ class Dispatcher:
         """Expires leases, ends back-offs and looks for new work, about once a second, until it is cancelled."""
         while True:
             try:
-                await self.tick()
+                with faults.point("dispatcher.tick"):
+                    await self.tick()
             except StaleTerm:
                 raise
             except FarmError as error:
@@ -370,7 +373,8 @@ class Dispatcher:
                 found = None
                 say(log, "A receipt is damaged.", action="receipt.damaged", error=error.line())
             if found is not None:
-                answer = await self._commit(lease.tenant, lease.attempt_id, who)
+                with faults.point("dispatcher.adopt"):
+                    answer = await self._commit(lease.tenant, lease.attempt_id, who)
             else:
                 lose = partial(self._ledger.lose, self._term, **who, why=why, facts=lease.facts())
                 answer = await self._call(partial(lose, failure=failure, end=end))

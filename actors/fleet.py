@@ -20,7 +20,7 @@ from actors.catalog import Catalog
 from actors.contract import Beat, Engine, Json, Order, Report, WorkerFacts
 from actors.dispatcher import Dispatcher
 from actors.worker import Worker
-from cluster import logs
+from cluster import faults, logs
 from cluster.accelerators import Fleet, ray_options, torch_device, torch_dtype
 from cluster.clock import SystemClock
 from cluster.errors import FarmError, InvalidSettings, Unavailable, WorkerLost
@@ -46,6 +46,7 @@ class DispatcherHost:
     """The dispatcher as one named actor. Ray re-runs `__init__` after a crash; the first call reads the ledger."""
 
     def __init__(self, settings: Settings) -> None:
+        faults.arm_by(settings.faults, settings.faults_dir)
         self._settings = settings
         self._starting = asyncio.Lock()
         self._dispatcher: Dispatcher | None = None
@@ -169,6 +170,7 @@ class WorkerHost:
     """A worker as an actor: one thread runs the pull loop, one the orders, others answer control calls."""
 
     def __init__(self, fleet: Fleet, worker_id: str, spawned_us: int, settings: Settings) -> None:
+        faults.arm_by(settings.faults, settings.faults_dir)
         self._fleet, self._settings = fleet, settings
         self._desk = RayDesk(lease_wait_s=settings.lease_wait_s)
         factory = resolved_engine(fleet)

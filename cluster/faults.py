@@ -34,6 +34,9 @@ POINTS = {
     "ledger.transaction": "any transaction, between its last statement and its commit",
     "ledger.expand": "inside a commit: the children of an expansion are inserted",
     "ledger.settle": "inside a transaction: the time of a worker is priced and booked",
+    "dispatcher.start": "a dispatcher takes its term, before it reads the ledger",
+    "dispatcher.tick": "one round of the reaper: leases expire, back-offs end, new work is seen",
+    "dispatcher.adopt": "a lost attempt is found by its receipt and committed",
     "worker.journal": "a report is written to the worker's journal, before anybody hears of it",
     "store.publish": "the bytes are written and get their final name",
 }
