@@ -18,7 +18,7 @@ from ulid import ULID
 from actors.bench import WorkBench
 from actors.contract import SICK, Desk, Engine, Json, Made, Order, Outcome, Report, WorkerFacts
 from actors.reach import Reach
-from cluster import faults
+from cluster import disk, faults
 from cluster.assets import Receipt, ReceiptFile
 from cluster.errors import (
     Canceled,
@@ -180,10 +180,18 @@ class Worker:
         )
 
     def _deliver(self, report: Report) -> None:
-        """First to the journal, then to the dispatcher until it answers; oldest first."""
+        """First to the journal, then to the dispatcher until it answers; oldest first.
+
+        A journal that cannot be written, on a disk that is full, costs no report: it goes to the dispatcher at once.
+        """
         path = self._journal / f"{ULID()}.json"
-        with faults.point("worker.journal"):
-            path.write_text(json.dumps(report.to_json()), encoding="utf-8")
+        try:
+            with faults.point("worker.journal"), disk.errors(self._journal):
+                path.write_text(json.dumps(report.to_json()), encoding="utf-8")
+        except (Unavailable, StoreFull) as error:
+            path.unlink(missing_ok=True)
+            say(log, "A report could not be kept in the journal.", action="journal.failed", error=error.line())
+            self._insist(lambda: self._desk.report(report))
         for entry in sorted(self._journal.glob("*.json")):
             kept = Report.from_json(json.loads(entry.read_text(encoding="utf-8")))
             self._insist(lambda kept=kept: self._desk.report(kept))  # type: ignore[misc]

@@ -25,7 +25,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from cluster.errors import InvalidSettings, Unavailable
+from cluster.errors import InvalidSettings, LedgerUnavailable, StoreUnavailable, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -105,10 +105,8 @@ class Chance:
     seconds: float = 0.0
 
 
-class FaultInjected(Unavailable):
-    """What a fault raises: it looks like a service that is away."""
-
-    code = "fault_injected"
+AWAY = {"store": StoreUnavailable, "ledger": LedgerUnavailable}
+"""What a fault raises, by the first part of its point's name, Unavailable for all others: the service is away."""
 
 
 @dataclass(slots=True)
@@ -183,7 +181,7 @@ def _entry(entry: dict[str, object]) -> Fault | Chance:
 
 @contextmanager
 def point(name: str) -> Iterator[None]:
-    """A boundary. Raises FaultInjected where a fault says so."""
+    """A boundary. Raises StoreUnavailable, LedgerUnavailable or Unavailable where a fault says so."""
     strike = _strike(name) if _armed is not None else None
     if strike is None:
         yield
@@ -192,13 +190,14 @@ def point(name: str) -> Iterator[None]:
         _die()
     if strike.action in (Action.DELAY, Action.HANG):
         time.sleep(strike.seconds)
+    away = AWAY.get(name.partition(".")[0], Unavailable)
     if strike.action is Action.BEFORE:
-        raise FaultInjected(f"{name}: broken before")
+        raise away(f"a fault was injected before {name}")
     yield
     if strike.action is Action.KILL_AFTER:
         _die()
     if strike.action is Action.AFTER:
-        raise FaultInjected(f"{name}: done, but the answer was lost")
+        raise away(f"a fault was injected after {name}: done, but the answer was lost")
 
 
 def call(name: str, work: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster import faults
-from cluster.errors import InvalidSettings, Unavailable
+from cluster.errors import InvalidSettings, LedgerUnavailable, StoreUnavailable, Unavailable
 from cluster.faults import Action, Chance, Fault
 
 ROOT = Path(__file__).parents[2]
@@ -63,14 +63,25 @@ def test_before_leaves_the_work_undone_and_after_loses_the_answer(tmp_path: Path
     done: list[str] = []
     plan = [Fault(point="store.get", action=Action.BEFORE), Fault(point="store.fetch", action=Action.AFTER)]
     faults.arm(plan, tmp_path)
-    with pytest.raises(Unavailable, match="before"):
+    with pytest.raises(StoreUnavailable, match="before"):
         faults.call("store.get", lambda: done.append("get"))
-    with pytest.raises(Unavailable, match="lost"):
+    with pytest.raises(StoreUnavailable, match="lost"):
         faults.call("store.fetch", lambda: done.append("fetch"))
     faults.call("store.get", lambda: done.append("get"))
     assert done == ["fetch", "get"]
     assert faults.struck(tmp_path) == 2
     assert faults.passed() == {"store.get": 2, "store.fetch": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("store.get", StoreUnavailable), ("ledger.lease", LedgerUnavailable), ("worker.beat", Unavailable)],
+)
+def test_a_fault_looks_like_the_service_that_is_away(tmp_path: Path, name: str, error: type[Unavailable]) -> None:
+    faults.arm([Fault(point=name, action=Action.BEFORE)], tmp_path)
+    with pytest.raises(Unavailable) as raised:
+        faults.call(name, lambda: None)
+    assert type(raised.value) is error
 
 
 def test_twice_does_the_work_twice_and_once_only(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Calls that are lost, answered in vain or made twice, in a farm of one process: what was paid for is kept, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.contract import Beat, Outcome, Report
+from cluster import faults
+from cluster.assets import Receipt, ReceiptFile, checkpoint_key
+from cluster.errors import StaleTerm
+from cluster.faults import Action, Fault
+from cluster.graph import TaskSpec
+from cluster.ledger.audit import read_log, violations
+from cluster.ledger.jobs import JobSpec
+from cluster.states import JobState, State
+from cluster.store import put_receipt
+from tests.chaos import golden
+from tests.farm import InProcessFarm, in_process_farm
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[InProcessFarm]:
+    with in_process_farm(tmp_path, lease_s=0.4) as running:
+        yield running
+    faults.disarm()
+
+
+def submit(farm: InProcessFarm, *keys: str) -> str:
+    tasks = [TaskSpec(key=k, step="script", role="render", entry="x:y", params={"seed": n}) for n, k in enumerate(keys)]
+    job_id, _ = farm.ledger.submit(JobSpec(recipe="tests", title="test", spec={}), tasks)
+    farm.desk.ask(farm.desk.dispatcher.poke())
+    return job_id
+
+
+def task(farm: InProcessFarm, job_id: str, key: str) -> Any:
+    return next(t for t in farm.ledger.tasks(job_id) if t["key"] == key)
+
+
+def wrong(farm: InProcessFarm) -> list[str]:
+    return violations(farm.ledger.database.transaction(read_log))
+
+
+@pytest.mark.parametrize("action", [Action.BEFORE, Action.AFTER, Action.TWICE])
+@pytest.mark.parametrize("point", ["worker.join", "worker.lease", "worker.report", "worker.beat", "worker.leave"])
+def test_a_call_of_a_worker_that_goes_wrong_once_changes_nothing(
+    farm: InProcessFarm, tmp_path: Path, point: str, action: Action, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.worker.RETRY_AFTER_S", 0.01)
+    job_id = submit(farm, "a", "b")
+    faults.arm([Fault(point=point, action=action)], tmp_path / "faults")
+    farm.work_until_over(job_id, farm.worker(golden.GoldenEngine()))
+    assert faults.struck(tmp_path / "faults") == 1
+    assert farm.ledger.job(job_id).state is JobState.SUCCEEDED
+    assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["succeeded", "succeeded"]
+    assert wrong(farm) == []
+
+
+def test_a_journal_that_cannot_be_written_costs_no_report(farm: InProcessFarm, tmp_path: Path) -> None:
+    job_id = submit(farm, "a")
+    faults.arm([Fault(point="worker.journal", action=Action.BEFORE)], tmp_path / "faults")
+    farm.work_until_over(job_id, farm.worker(golden.GoldenEngine()))
+    assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["succeeded"]
+
+
+def test_a_lease_that_no_worker_heard_of_runs_out_although_its_worker_beats(farm: InProcessFarm) -> None:
+    job_id = submit(farm, "a", "b")
+    worker = farm.facts()
+    farm.desk.join(worker)
+    heard = farm.desk.lease(worker.id, "heard")
+    unheard = farm.desk.lease(worker.id, "unheard")
+    assert heard is not None
+    assert unheard is not None
+    beat = Beat(task_id=heard.task_id, attempt_id=heard.attempt_id, epoch=1, stage="denoise", done=1, total=2)
+
+    def lost() -> bool:
+        farm.desk.beat(worker.id, [beat])
+        return bool(task(farm, job_id, unheard.key)["state"] == State.READY)
+
+    farm.wait_for(lost)
+    assert task(farm, job_id, heard.key)["state"] == State.RUNNING
+
+
+def test_a_report_whose_bytes_do_not_verify_is_not_committed(farm: InProcessFarm) -> None:
+    job_id = submit(farm, "a")
+    worker = farm.facts()
+    farm.desk.join(worker)
+    order = farm.desk.lease(worker.id, "r")
+    assert order is not None
+    blob = farm.store.put_blob("studio", b"as it was", media_type="text/plain")
+    (farm.home / "store" / blob.key).write_bytes(b"as it is now")
+    receipt = Receipt(
+        attempt_id=order.attempt_id, task_id=order.task_id, epoch=1, files=(ReceiptFile.of("take.txt", blob),)
+    )
+    report = Report(
+        task_id=order.task_id,
+        attempt_id=order.attempt_id,
+        epoch=1,
+        worker_id=worker.id,
+        tenant="studio",
+        outcome=Outcome.SUCCEEDED,
+        receipt_key=put_receipt(farm.store, "studio", receipt),
+    )
+    farm.desk.report(report)
+    row = task(farm, job_id, "a")
+    assert (row["state"], row["receipt_key"]) == (State.BACKOFF, None)
+    assert wrong(farm) == []
+
+
+def test_an_order_names_checkpoints_of_its_own_task_alone(farm: InProcessFarm) -> None:
+    job_id = submit(farm, "a", "b")
+    worker = farm.facts()
+    farm.desk.join(worker)
+    orders = [farm.desk.lease(worker.id, f"r{n}") for n in range(2)]
+    for order in orders:
+        assert order is not None
+        farm.store.put_once(checkpoint_key("studio", order.attempt_id, 1), order.key.encode())
+    farm.wait_for(lambda: all(t["state"] == State.READY for t in farm.ledger.tasks(job_id)))
+    other = farm.facts()
+    farm.desk.join(other)
+    again = [farm.desk.lease(other.id, f"again {n}") for n in range(2)]
+    assert all(order is not None for order in again)
+    saved = {o.key: [farm.store.get(key) for key in o.resume_from] for o in again if o is not None}
+    assert saved == {"a": [b"a"], "b": [b"b"]}
+
+
+def test_a_dispatcher_that_was_replaced_stops_by_itself(farm: InProcessFarm) -> None:
+    old = farm.desk.dispatcher
+    farm.desk = farm.new_dispatcher()
+    with pytest.raises(StaleTerm):
+        farm.desk.ask(asyncio.wait_for(old.run(0.01), timeout=30))
