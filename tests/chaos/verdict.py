@@ -1,0 +1,91 @@
+"""What a storm came to: every content compared, the log convicted of nothing, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.ledger.audit import Log, read_log, violations
+from cluster.ledger.ledger import Ledger
+from cluster.ledger.recount import flaws, read_books
+from cluster.ledger.replay import Injected
+from cluster.states import JobState, State
+from tests.chaos import golden
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What was submitted, by job id."""
+
+    films: Mapping[str, int]  # golden jobs with their seeds
+    clips: Sequence[str]
+    doomed: Sequence[str]
+    injected: Sequence[Injected]
+
+
+def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *, notes: Mapping[str, object]) -> int:
+    """Prints a table; 0 if all is well. `hits`: when (microseconds) which worker was killed or stopped."""
+    books = ledger.database.transaction(read_books)
+    log = ledger.database.transaction(read_log)
+    found = sorted({*violations(log, injected=work.injected, orders_per_worker=1, quiet=True), *flaws(books)})
+    lost = list(_lost(ledger, work))
+    unbalanced = [line for line in found if line.startswith("ledger balanced")] + ledger.unbalanced_workers()
+    again_s = sorted(_times_to_lease_again(log, hits))
+    num_tasks = sum(len(ledger.tasks(job_id)) for job_id in work.films)
+    held, wasted = ledger.spent().held_s, ledger.spent(kind="wasted").held_s
+    lines = {
+        "work": f"{num_tasks} quick tasks of {len(work.films)} jobs, {len(work.clips)} clips of the house model",
+        "planted failures": len(work.injected),
+        **notes,
+        "lost": len(lost),
+        "double commits": sum(line.startswith("one committed receipt") for line in found),
+        "violations": len(found),
+        "ledger": "balanced" if not unbalanced else f"NOT balanced: {unbalanced[:3]}",
+        "extra executions": len(books.attempts) - len({a.task_id for a in books.attempts}),
+        "wasted": f"{wasted:.0f} s of {held:.0f} s held",
+        "adopted": sum(bool(e.data.get("adopted")) for e in log.events),
+        "late reports": sum(e.kind == "attempt.late_report" for e in log.events),
+        "time to re-lease": f"p50 {_quantile(again_s, 0.5):.1f} s, p99 {_quantile(again_s, 0.99):.1f} s",
+    }
+    for name, value in lines.items():
+        print(f"{name:>22}  {value}")
+    for line in [*lost, *found][:40]:
+        print(f"  ! {line}")
+    return 1 if lost or found or unbalanced else 0
+
+
+def _lost(ledger: Ledger, work: Work) -> Iterator[str]:
+    """Jobs that did not end as they must, each with what it lacks."""
+    for job_id, seed in work.films.items():
+        state, rows = ledger.job(job_id).state, ledger.tasks(job_id)
+        if state is not JobState.SUCCEEDED:
+            ends = [(r["key"], r["state"], r["reason"]) for r in rows if r["state"] != State.SUCCEEDED]
+            yield f"lost: {job_id} is {state}: {ends}"
+        elif golden.digest_of_tasks(rows) != golden.digest(golden.expected(seed)):
+            yield f"lost: {job_id} has another content"
+    for job_id in work.clips:
+        if (state := ledger.job(job_id).state) is not JobState.SUCCEEDED:
+            yield f"lost: the clip {job_id} is {state}"
+    for job_id in work.doomed:
+        yield from (f"lost: {r['key']} should be dead" for r in ledger.tasks(job_id) if r["state"] != State.DEAD)
+
+
+def _times_to_lease_again(log: Log, hits: Sequence[tuple[int, str]]) -> Iterator[float]:
+    """Seconds from the moment in which a worker was hit to the next lease, or the commit, of what it ran."""
+    ends = {e.attempt_id: e.at_us for e in log.events if e.attempt_id and "attempt" in e.data}
+    leases = [e for e in log.events if e.kind == "task.lease"]
+    for hit_us, worker in hits:
+        ran = [e for e in leases if e.data["worker"] == worker and e.at_us <= hit_us < ends.get(e.attempt_id, math.inf)]
+        for mine in ran:
+            after = [
+                e.at_us
+                for e in log.events
+                if e.task_id == mine.task_id and e.at_us > hit_us and e.kind in ("task.lease", "task.commit")
+            ]
+            if after:
+                yield (min(after) - hit_us) / 1e6
+
+
+def _quantile(values: Sequence[float], q: float) -> float:
+    return values[min(len(values) - 1, int(q * len(values)))] if values else math.nan

@@ -1,0 +1,96 @@
+"""Twelve cases of the crash sweep on real Ray: the golden job ends with the same content whatever breaks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import faults
+from cluster.accelerators import Fleet
+from cluster.errors import Unavailable
+from cluster.faults import Action, Fault
+from cluster.ledger.audit import read_log, violations
+from cluster.ledger.ledger import Ledger
+from cluster.ledger.recount import flaws, read_books
+from cluster.runtime import private_ray
+from cluster.settings import Settings
+from cluster.states import JobState
+from tests.chaos import golden
+
+pytestmark = pytest.mark.live
+TIMES = {"heartbeat_s": 0.3, "lease_s": 1.2, "lease_wait_s": 1.0, "checkpoint_s": 0.01}
+
+
+def fault(point: str, action: Action, nth: int = 1, *, follows: bool = False) -> Fault:
+    return Fault(point=point, action=action, nth=nth, follows=follows)
+
+
+CASES = (
+    (fault("worker.report", Action.KILL, 2),),
+    (fault("worker.report", Action.AFTER),),
+    (fault("worker.report", Action.TWICE),),
+    (fault("worker.lease", Action.AFTER, 2),),
+    (fault("ledger.lease", Action.KILL_AFTER),),
+    (fault("ledger.commit", Action.KILL_AFTER, 2),),
+    (fault("ledger.expand", Action.KILL),),
+    (fault("ledger.transaction", Action.BEFORE, 12),),
+    (fault("dispatcher.tick", Action.KILL, 3),),
+    (fault("store.put_once", Action.KILL_AFTER, 2),),
+    (fault("store.verify", Action.BEFORE),),
+    (fault("worker.report", Action.KILL, 2), fault("dispatcher.adopt", Action.KILL, follows=True)),
+)
+
+
+@pytest.fixture(scope="module")
+def ray_is_up() -> Iterator[None]:
+    with private_ray(gpus=0, code_dir=Path(__file__).parents[2]):
+        yield
+
+
+def name_of(plan: tuple[Fault, ...]) -> str:
+    return " then ".join(f"{one.point} {one.action}" for one in plan)
+
+
+@pytest.mark.parametrize("plan", CASES, ids=name_of)
+def test_the_golden_job_survives_on_ray(ray_is_up: None, tmp_path: Path, plan: tuple[Fault, ...]) -> None:
+    import ray  # after it was told how to authenticate
+
+    from actors.fleet import DISPATCHER, Fleets
+
+    settings = Settings(home=tmp_path, faults=faults.dumps(plan), **TIMES)  # type: ignore[arg-type]
+    ledger = Ledger(settings.ledger)
+    fleets = Fleets(settings)
+    started = False
+    while not started:  # a dispatcher that is killed at its start comes back
+        try:
+            fleets.start()
+            started = True
+        except (Unavailable, ray.exceptions.RayActorError):
+            continue
+    try:
+        fleets.want(Fleet(name="quick", role="render", num_workers=2, engine="tests.chaos.golden:make"))
+        job_id, _ = ledger.submit(golden.job(), golden.graph())
+        wait_for(lambda: ledger.job(job_id).over, 90)
+        fleets.stop()
+        wait_for(lambda: not ledger.open_workers(), 30)
+        assert ledger.job(job_id).state is JobState.SUCCEEDED
+        assert golden.digest_of_tasks(ledger.tasks(job_id)) == golden.digest(golden.expected())
+        assert ledger.database.transaction(lambda c: flaws(read_books(c))) == []
+        log = ledger.database.transaction(read_log)
+        assert violations(log, injected=[], orders_per_worker=1, quiet=True) == []
+        assert faults.struck(settings.faults_dir) == len(plan)
+    finally:
+        fleets.stop()
+        ray.kill(ray.get_actor(DISPATCHER), no_restart=True)
+        ledger.close()
+
+
+def wait_for(ready: object, seconds: float) -> None:
+    ends_s = time.monotonic() + seconds
+    assert callable(ready)
+    while not ready():
+        assert time.monotonic() < ends_s, "the farm did not get there in time"
+        time.sleep(0.05)
