@@ -16,7 +16,6 @@ from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.leases import Answer
 from cluster.ledger.ledger import Ledger
-from cluster.ledger.recount import flaws, read_books
 from cluster.states import Move, State
 
 HOUR = 3600.0
@@ -169,4 +168,4 @@ class LedgerDesk:
         return self.ledger.spent(kind=kind, **equals).nano
 
     def check(self) -> None:
-        assert flaws(self.ledger.database.transaction(read_books)) == []
+        assert self.ledger.flaws() == []

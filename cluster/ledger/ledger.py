@@ -14,7 +14,8 @@ from cluster import faults
 from cluster.clock import Clock, SystemClock
 from cluster.errors import FailureClass, NotFound
 from cluster.graph import TaskSpec
-from cluster.ledger import events, history, holdings, jobs, leases, money, moves, operations
+from cluster.ledger import audit, events, history, holdings, jobs, leases, money, moves, operations, recount
+from cluster.ledger.audit import Log
 from cluster.ledger.database import Database
 from cluster.ledger.events import Event
 from cluster.ledger.jobs import Job, JobSpec
@@ -130,6 +131,14 @@ class Ledger:
 
     def unbalanced_workers(self) -> list[str]:
         return self._do(money.unbalanced_workers)
+
+    def log(self) -> Log:
+        """All that was ever appended: what `cluster.ledger.audit.violations` reads."""
+        return self._do(audit.read_log)
+
+    def flaws(self) -> list[str]:
+        """What the checker finds in the log, and in the tables by it; empty when all is well."""
+        return self._do(lambda c: recount.flaws(recount.read_books(c)))
 
     def cancel_job(self, job_id: str) -> int:
         now_us = self.clock.now_us()

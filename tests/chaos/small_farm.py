@@ -26,9 +26,8 @@ from cluster import failures, faults
 from cluster.clock import SystemClock
 from cluster.errors import FailureClass, FarmError, Unavailable
 from cluster.faults import Chance, Fault
-from cluster.ledger.audit import read_log, violations
+from cluster.ledger.audit import violations
 from cluster.ledger.ledger import Ledger
-from cluster.ledger.recount import flaws, read_books
 from cluster.rates import load_rate_card
 from cluster.settings import Settings
 from cluster.states import JobState
@@ -222,9 +221,7 @@ class SmallFarm:
             if len(jobs) != 1:
                 return [f"there are {len(jobs)} jobs"], ""
             found = [] if jobs[0].state is JobState.SUCCEEDED else [f"the job is {jobs[0].state}"]
-            found += ledger.database.transaction(lambda c: flaws(read_books(c)))
-            log = ledger.database.transaction(read_log)
-            found += violations(log, injected=[], orders_per_worker=1, quiet=True)
+            found += [*ledger.flaws(), *violations(ledger.log(), injected=[], orders_per_worker=1, quiet=True)]
             left = [path.name for path in self.settings.store_dir.rglob(".incoming/*") if not self.crashes]
             found += [f"nothing left over: {name}" for name in left]
             return sorted(set(found)), golden.digest_of_tasks(ledger.tasks(jobs[0].id))

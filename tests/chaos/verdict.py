@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.ledger.audit import Log, read_log, violations
+from cluster.ledger.audit import Log, violations
 from cluster.ledger.ledger import Ledger
-from cluster.ledger.recount import flaws, read_books
 from cluster.ledger.replay import Injected
 from cluster.states import JobState, State
 from tests.chaos import golden
@@ -26,10 +25,10 @@ class Work:
 
 def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *, notes: Mapping[str, object]) -> int:
     """Prints a table; 0 if all is well. `hits`: when (microseconds) which worker was killed or stopped."""
-    books = ledger.database.transaction(read_books)
-    log = ledger.database.transaction(read_log)
-    found = sorted({*violations(log, injected=work.injected, orders_per_worker=1, quiet=True), *flaws(books)})
+    log = ledger.log()
+    found = sorted({*violations(log, injected=work.injected, orders_per_worker=1, quiet=True), *ledger.flaws()})
     lost = list(_lost(ledger, work))
+    leases = [e for e in log.events if e.kind == "task.lease"]
     unbalanced = [line for line in found if line.startswith("ledger balanced")] + ledger.unbalanced_workers()
     again_s = sorted(_times_to_lease_again(log, hits))
     num_tasks = sum(len(ledger.tasks(job_id)) for job_id in work.films)
@@ -42,7 +41,7 @@ def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *
         "double commits": sum(line.startswith("one committed receipt") for line in found),
         "violations": len(found),
         "ledger": "balanced" if not unbalanced else f"NOT balanced: {unbalanced[:3]}",
-        "extra executions": len(books.attempts) - len({a.task_id for a in books.attempts}),
+        "extra executions": len(leases) - len({e.task_id for e in leases}),
         "wasted": f"{wasted:.0f} s of {held:.0f} s held",
         "adopted": sum(bool(e.data.get("adopted")) for e in log.events),
         "late reports": sum(e.kind == "attempt.late_report" for e in log.events),

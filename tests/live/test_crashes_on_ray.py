@@ -12,9 +12,8 @@ from cluster import faults
 from cluster.accelerators import Fleet
 from cluster.errors import Unavailable
 from cluster.faults import Action, Fault
-from cluster.ledger.audit import read_log, violations
+from cluster.ledger.audit import violations
 from cluster.ledger.ledger import Ledger
-from cluster.ledger.recount import flaws, read_books
 from cluster.runtime import private_ray
 from cluster.settings import Settings
 from cluster.states import JobState
@@ -78,9 +77,8 @@ def test_the_golden_job_survives_on_ray(ray_is_up: None, tmp_path: Path, plan: t
         wait_for(lambda: not ledger.open_workers(), 30)
         assert ledger.job(job_id).state is JobState.SUCCEEDED
         assert golden.digest_of_tasks(ledger.tasks(job_id)) == golden.digest(golden.expected())
-        assert ledger.database.transaction(lambda c: flaws(read_books(c))) == []
-        log = ledger.database.transaction(read_log)
-        assert violations(log, injected=[], orders_per_worker=1, quiet=True) == []
+        assert ledger.flaws() == []
+        assert violations(ledger.log(), injected=[], orders_per_worker=1, quiet=True) == []
         assert faults.struck(settings.faults_dir) == len(plan)
     finally:
         fleets.stop()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import FailureClass
-from cluster.ledger.audit import Line, Log, read_log, violations
+from cluster.ledger.audit import Line, Log, violations
 from cluster.ledger.events import Event, WorkerEvent
 from cluster.ledger.replay import INVARIANTS, Injected
 from cluster.states import MOVES, Move, State
@@ -368,10 +368,6 @@ def desk(sqlite_url: str) -> Iterator[LedgerDesk]:
     desk.close()
 
 
-def log_of(desk: LedgerDesk) -> Log:
-    return desk.ledger.database.transaction(read_log)
-
-
 def test_a_real_ledger_with_a_hard_life_breaks_none(desk: LedgerDesk) -> None:
     job = desk.submit(task("a"), task("script", "a", expands=True))
     first = desk.lease(job, "a")
@@ -388,15 +384,15 @@ def test_a_real_ledger_with_a_hard_life_breaks_none(desk: LedgerDesk) -> None:
     desk.run(job, "film")
     for worker in ("w1", "w2"):
         desk.ledger.leave(desk.term, worker)
-    assert violations(log_of(desk), **STRICT) == []
+    assert violations(desk.ledger.log(), **STRICT) == []
 
 
 def test_the_dead_of_a_real_ledger_are_those_whose_faults_were_planted(desk: LedgerDesk) -> None:
     job = desk.submit(task("a"), task("b"))
     desk.fail(desk.lease(job, "a"), FailureClass.INPUT)
     planted = [Injected(task_id=desk.task(job, "a")["id"], failure=FailureClass.INPUT)]
-    assert violations(log_of(desk), injected=planted) == []
-    assert len(violations(log_of(desk), injected=[])) == 1
+    assert violations(desk.ledger.log(), injected=planted) == []
+    assert len(violations(desk.ledger.log(), injected=[])) == 1
 
 
 def test_a_worker_s_log_tells_when_it_was_here(desk: LedgerDesk) -> None:
@@ -404,5 +400,5 @@ def test_a_worker_s_log_tells_when_it_was_here(desk: LedgerDesk) -> None:
     for _ in range(2):
         desk.ledger.leave(desk.term, "w1")
     desk.join("w1")
-    kinds = [e.kind for e in log_of(desk).workers if e.worker_id == "w1"]
+    kinds = [e.kind for e in desk.ledger.log().workers if e.worker_id == "w1"]
     assert kinds == ["worker.join", "worker.drain", "worker.leave", "worker.join"]

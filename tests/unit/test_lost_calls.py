@@ -15,7 +15,7 @@ from cluster.assets import Receipt, ReceiptFile, checkpoint_key
 from cluster.errors import StaleTerm
 from cluster.faults import Action, Fault
 from cluster.graph import TaskSpec
-from cluster.ledger.audit import read_log, violations
+from cluster.ledger.audit import violations
 from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, State
 from cluster.store import put_receipt
@@ -42,7 +42,7 @@ def task(farm: InProcessFarm, job_id: str, key: str) -> Any:
 
 
 def wrong(farm: InProcessFarm) -> list[str]:
-    return violations(farm.ledger.database.transaction(read_log))
+    return violations(farm.ledger.log())
 
 
 @pytest.mark.parametrize("action", [Action.BEFORE, Action.AFTER, Action.TWICE])
