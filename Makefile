@@ -27,7 +27,7 @@ NEEDS := $(VENV)/.needs-$(LOCK)-$(call sum,$(LOCKS)/$(LOCK).txt)
 FARM := $(VENV)/.farm-$(call sum,pyproject.toml)
 TOOLS := $(VENV)/.tools-$(call sum,$(LOCKS)/test.txt)
 
-.PHONY: help film test unit live e2e bench check house-eval house-train writer-eval install install-tests lock clean
+.PHONY: help film test unit live e2e chaos-sweep chaos mutants bench check house-eval house-train writer-eval install install-tests lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -47,6 +47,16 @@ live: $(FARM) $(TOOLS) ## tests on Ray, databases, engines
 
 e2e: $(FARM) $(TOOLS) ## tests of what the README shows
 	@$(BIN)/python -m pytest tests/e2e
+
+chaos-sweep: $(FARM) $(TOOLS) ## the golden job under every fault at every point
+	@$(BIN)/python -m tests.chaos.sweep
+
+chaos: $(FARM) $(TOOLS) ## a live farm under a storm of faults: make chaos SEED=7, then a long run of the property tests
+	@$(BIN)/python -m tests.chaos.storm $(if $(SEED),--seed $(SEED))
+	@REELFARM_TEST_PROFILE=chaos $(BIN)/python -m pytest -q tests/live/test_ledger_against_model_long.py
+
+mutants: $(FARM) $(TOOLS) ## plant seeded defects, one at a time, and see the tests catch them
+	@$(BIN)/python -m tests.chaos.mutants
 
 bench: $(FARM) $(TOOLS) ## measurements, as ratios to the plain libraries
 	@$(BIN)/python -m pytest tests/bench -s
