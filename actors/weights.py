@@ -46,8 +46,7 @@ def local_dir(model: Model, home: Path | None) -> tuple[bool, str]:
     """(usable without the network, where it is or what is missing); cheap, nothing is verified."""
     done = home is not None and (home / "models" / model.id / MARKER).is_file()
     if "hub" in model.weights:
-        need = f", wants an accelerator with {model.accelerator_gib:g} GiB" if model.accelerator_gib else ""
-        return done, ("downloaded" if done else f"not downloaded from hub repository {model.weights['hub']}") + need
+        return done, "downloaded" if done else f"not downloaded from hub repository {model.weights['hub']}"
     if "gguf" in model.weights:
         try:
             gguf_path(model.weights["distribution"], model.weights["gguf"])

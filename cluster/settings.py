@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import InvalidSettings
@@ -36,6 +36,17 @@ class Settings(BaseSettings):
     writer_threads: int = Field(1, ge=1, description="threads of the writer on a CPU: more is slower on busy cores")
 
     faults: str = Field("", description="a plan of faults for tests (cluster/faults.py); empty: nothing is broken")
+
+    @model_validator(mode="after")
+    def _beats_before_the_lease_ends(self) -> Settings:
+        """One heartbeat that is lost, or late, must not cost a worker its lease."""
+        if self.heartbeat_s >= self.lease_s / 2:
+            raise InvalidSettings(
+                f"a heartbeat every {self.heartbeat_s:g} s is too seldom for leases of {self.lease_s:g} s",
+                field=f"{PREFIX}HEARTBEAT_S",
+                remedy=f"set it below {self.lease_s / 2:g}, or {PREFIX}LEASE_S above {2 * self.heartbeat_s:g}",
+            )
+        return self
 
     @property
     def ledger(self) -> str:

@@ -10,6 +10,7 @@ with Farm() as farm:
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 import time
@@ -22,12 +23,15 @@ from typing import Any
 
 from actors.catalog import Catalog
 from actors.contract import Quality
+from cluster import farm_lock
 from cluster import settings as settings_module
 from cluster.accelerators import Fleet
 from cluster.errors import FailureClass, FarmError, InvalidInput, JobFailed, StoreFull, Unavailable, UserMistake
 from cluster.graph import TaskSpec
+from cluster.ledger import views
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.ledger import Ledger
+from cluster.logs import say
 from cluster.rates import usd
 from cluster.runtime import private_ray
 from cluster.settings import Settings
@@ -40,6 +44,7 @@ from pipelines.recipes import film as film_recipe
 from pipelines.recipes import image as image_recipe
 from serve.watch import Update, Watch
 
+log = logging.getLogger(__name__)
 OnUpdate = Callable[[Update], None]
 CODE_DIR = Path(__file__).resolve().parent.parent
 
@@ -61,7 +66,9 @@ class Finished:
 class Farm:
     """A private farm: Ray, a dispatcher, and workers that are spawned when a job wants them and stay warm.
 
-    `gpus` is what Ray shall count as accelerators (None: what it finds). Errors are of `cluster.errors`.
+    `gpus` is what Ray shall count as accelerators (None: what it finds). Errors are of `cluster.errors`. One farm at a
+    time works on a FARM_HOME: a second one calls `on_wait` with the pid of the first, waits until that has ended, and
+    calls `on_go`.
     """
 
     def __init__(self, *, home: Path | str | None = None, gpus: int | None = None) -> None:
@@ -71,7 +78,10 @@ class Farm:
         self.gpus = _accelerators_here() if gpus is None else gpus
         if self.gpus < 0:
             raise InvalidInput(f"--gpus must be 0 or more, got {self.gpus}", field="gpus")
+        self.on_wait: Callable[[int | None], None] = _log_that_it_waits
+        self.on_go: Callable[[], None] = lambda: None
         self._stack = contextlib.ExitStack()
+        self._waited = False
         self._ray_s = 0.0
 
     def __enter__(self) -> Farm:
@@ -94,6 +104,10 @@ class Farm:
                 f"cannot make the farm's directory {home}: {error.strerror}", field="FARM_HOME",
                 remedy="set FARM_HOME to a directory that you may write",
             ) from error  # fmt: skip
+        self._stack.enter_context(farm_lock.held(home, on_wait=self._wait))
+        if self._waited:
+            self._began_s = time.monotonic()
+            self.on_go()
         self.catalog = Catalog.load(home / "models.d")
         self.ledger = Ledger(self.settings.ledger)
         self._stack.callback(self.ledger.close)
@@ -105,6 +119,10 @@ class Farm:
         self._stack.callback(self.fleets.stop)
         self.fleets.start()
         self._ray_s = time.monotonic() - self._began_s
+
+    def _wait(self, pid: int | None) -> None:
+        self._waited = True
+        self.on_wait(pid)
 
     def render(
         self,
@@ -304,16 +322,35 @@ class Farm:
         attempts = [a for a in self.ledger.attempts(job_id) if a["state"] == "succeeded"]
         step_of = {t["id"]: t["step"] for t in tasks}
         denoise = [a["facts"].get("began_us", {}).get("denoise") for a in attempts if step_of[a["task_id"]] == "render"]
+        up_us = self._engines_up(
+            {a["worker_id"]: step_of[a["task_id"]] for a in attempts if step_of[a["task_id"]] in ("script", "render")}
+        )
         at = {
-            "engines": max(
-                (a["started_us"] for a in attempts if step_of[a["task_id"]] in ("script", "render")), default=0
-            ),
+            "engines": max(up_us, default=0),
             "script": max((a["ended_us"] for a in attempts if step_of[a["task_id"]] == "script"), default=0),
             "first_denoise": min((d for d in denoise if d), default=0),
             "last_clip": max((a["ended_us"] for a in attempts if step_of[a["task_id"]] == "render"), default=0),
             "film": max((a["ended_us"] for a in attempts), default=0),
         }
-        return {name: (us - since_us) / 1e6 for name, us in at.items() if us}
+        return {name: max(0, us - since_us) / 1e6 for name, us in at.items() if us}
+
+    def _engines_up(self, worker_steps: Mapping[str, str]) -> list[int]:
+        """When the first worker of each of these steps had joined."""
+        joined = self.ledger.view(lambda c: views.up_since(c, worker_steps))
+        return [
+            min((us for worker, us in joined.items() if worker_steps[worker] == step), default=0)
+            for step in set(worker_steps.values())
+        ]
+
+
+def waiting_line(pid: int | None) -> str:
+    """For a person whose command waits for another one."""
+    who = f" (pid {pid})" if pid else ""
+    return f"another film is being rendered on this farm{who}: waiting for it to end"
+
+
+def _log_that_it_waits(pid: int | None) -> None:
+    say(log, "Another farm is at work here.", action="farm.waiting", level=logging.WARNING, pid=pid)
 
 
 def _quality(name: str) -> Quality:

@@ -125,6 +125,10 @@ class Ledger:
     def spent_by_task(self, job_id: str) -> dict[str, Spend]:
         return self._do(lambda c: money.spent_by_task(c, job_id))
 
+    def view(self, look: Callable[[Connection], T]) -> T:
+        """One look by a function of `cluster.ledger.views`, `reasons` or `upkeep`, which writes nothing."""
+        return self._do(look)
+
     def durations(self) -> list[tuple[str, float, float]]:
         """(step, predicted seconds, actual seconds) of the newest attempts that succeeded."""
         return self._do(history.durations)

@@ -20,6 +20,7 @@ class Board:
     facts: str  # and how: "4 shots of 2 s, standard, seed 7"
     began_us: int
     update: Update | None = None
+    waits: str | None = None  # for another farm, as a person is told
     stopping: bool = False
     over: bool = False  # nothing moves any more
     started_us: dict[str, int] = field(default_factory=dict)
@@ -57,6 +58,8 @@ class Board:
             return None
         if self.stopping:
             return "stopping, what is finished is kept (Ctrl-C again ends it at once)"
+        if self.waits:
+            return self.waits
         if self.update is None:
             return f"the farm is starting, {seconds((now_us - self.began_us) / 1e6)}"
         tasks = self.update.tasks

@@ -39,6 +39,12 @@ class LineShow:
     def start(self) -> None:
         self._say("the farm is starting", self._board.began_us)
 
+    def waits(self, line: str, pid: int | None) -> None:
+        self._say(line, self._clock.now_us())
+
+    def goes_on(self) -> None:
+        self._say("the farm is starting", self._clock.now_us())
+
     def close(self) -> None:
         """Nothing moves here."""
 
@@ -67,6 +73,12 @@ class JsonShow:
 
     def start(self) -> None:
         self._write({"event": "farm.starting"})
+
+    def waits(self, line: str, pid: int | None) -> None:
+        self._write({"event": "farm.waiting", "pid": pid, "message": line})
+
+    def goes_on(self) -> None:
+        self.start()
 
     def close(self) -> None:
         """Nothing moves here."""

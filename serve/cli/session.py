@@ -38,6 +38,11 @@ class Show(Protocol):
 
     def start(self) -> None: ...
 
+    def waits(self, line: str, pid: int | None) -> None:
+        """Another farm is at work here; `goes_on` when it has ended."""
+
+    def goes_on(self) -> None: ...
+
     def update(self, update: Update) -> None: ...
 
     def finished(self, finished: Finished) -> None: ...
@@ -64,12 +69,14 @@ class Session:
     def perform(self) -> None:
         """Raises UserMistake before anything is started, else what the farm raises."""
         self._check()
-        from serve.local import Farm
+        from serve.local import Farm, waiting_line
 
         farm = Farm(gpus=self._work.gpus)
         self._ending.adopt()
         self.terminal = terminal = take_over(farm.settings.home / "logs")
         show = _show(terminal, self._board, self._clock, self._work.as_json)
+        farm.on_wait = lambda pid: show.waits(waiting_line(pid), pid)
+        farm.on_go = show.goes_on
         self._ending.on_stop = lambda: setattr(self._board, "stopping", True)
         self._ending.at_once = lambda: _last_words(terminal)
         try:

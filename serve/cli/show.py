@@ -66,6 +66,12 @@ class LiveShow:
     def start(self) -> None:
         self._live.start()
 
+    def waits(self, line: str, pid: int | None) -> None:
+        self._board.waits = line
+
+    def goes_on(self) -> None:
+        self._board.waits = None
+
     def update(self, update: Update) -> None:
         self._board.take(update)
 

@@ -331,3 +331,13 @@ def test_who_stops_is_told_what_is_kept() -> None:
     assert board().what_is_kept().startswith("stopped before anything was finished")
     assert "the script is kept" in board(update(view("script", State.SUCCEEDED))).what_is_kept()
     assert "1 of 3 shots" in board(film_underway()).what_is_kept()
+
+
+def test_a_farm_that_waits_for_another_one_says_so_until_it_goes_on() -> None:
+    board = Board(headline=LOGLINE, facts="", began_us=T0)
+    console = Console(file=io.StringIO(), width=100, height=24, force_terminal=True)
+    show = LiveShow(console, board, ManualClock(T0))
+    show.waits("another film is being rendered on this farm (pid 7): waiting for it to end", 7)
+    assert board.phase(T0) == "another film is being rendered on this farm (pid 7): waiting for it to end"
+    show.goes_on()
+    assert board.phase(T0) == "the farm is starting, 0.0 s"

@@ -26,9 +26,9 @@ def test_every_default_works_without_any_variable() -> None:
 
 def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FARM_HOME", str(tmp_path))
-    monkeypatch.setenv("FARM_LEASE_S", "2.5")
+    monkeypatch.setenv("FARM_LEASE_S", "22.5")
     settings = load()
-    assert (settings.home, settings.lease_s, settings.store_dir) == (tmp_path, 2.5, tmp_path / "store")
+    assert (settings.home, settings.lease_s, settings.store_dir) == (tmp_path, 22.5, tmp_path / "store")
 
 
 def test_another_ledger_is_taken_as_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +55,24 @@ def test_a_bad_value_is_refused_by_the_name_of_its_variable(
     with pytest.raises(InvalidSettings) as refused:
         load()
     assert refused.value.field == name
+
+
+@pytest.mark.parametrize(("lease_s", "heartbeat_s"), [("20", "10"), ("2", "30"), ("0.5", "0.25")])
+def test_a_heartbeat_that_one_lost_beat_makes_too_late_is_refused(
+    monkeypatch: pytest.MonkeyPatch, lease_s: str, heartbeat_s: str
+) -> None:
+    monkeypatch.setenv("FARM_LEASE_S", lease_s)
+    monkeypatch.setenv("FARM_HEARTBEAT_S", heartbeat_s)
+    with pytest.raises(InvalidSettings, match="too seldom") as refused:
+        load()
+    assert refused.value.field == "FARM_HEARTBEAT_S"
+    assert f"set it below {float(lease_s) / 2:g}, or FARM_LEASE_S above" in str(refused.value.remedy)
+
+
+def test_the_shortest_heartbeat_that_is_safe_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_LEASE_S", "20")
+    monkeypatch.setenv("FARM_HEARTBEAT_S", "9.9")
+    assert load().heartbeat_s == 9.9
 
 
 def test_settings_do_not_change() -> None:
