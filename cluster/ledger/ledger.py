@@ -161,14 +161,16 @@ class Ledger:
         now_us = self.clock.now_us()
         return self._do(lambda c: operations.move_task(c, task_id, how, now_us=now_us, reason=reason), repeatable=False)
 
-    def move_tasks(self, job_id: str, how: Move, *, states: Collection[State], reason: str) -> int:
+    def move_tasks(
+        self, job_id: str, how: Move, *, states: Collection[State], keys: Collection[str] | None = None, reason: str
+    ) -> int:
         """A move of a person for every task of a job that is in one of `states`; returns how many moved.
 
         Retry is REOPEN of {DEAD}, requeue REOPEN of what was named, eat EAT of {DEAD}. Raises NotFound, IllegalMove.
         """
         now_us = self.clock.now_us()
         return self._do(
-            lambda c: operations.move_tasks(c, job_id, how, states=states, now_us=now_us, reason=reason),
+            lambda c: operations.move_tasks(c, job_id, how, states=states, keys=keys, now_us=now_us, reason=reason),
             repeatable=False,
         )
 

@@ -55,9 +55,16 @@ def move_task(connection: Connection, task_id: str, how: Move, *, now_us: int, r
 
 
 def move_tasks(
-    connection: Connection, job_id: str, how: Move, *, states: Collection[State], now_us: int, reason: str
+    connection: Connection,
+    job_id: str,
+    how: Move,
+    *,
+    states: Collection[State],
+    keys: Collection[str] | None = None,
+    now_us: int,
+    reason: str,
 ) -> int:
-    """One move of a person for every task of the job that is in one of `states` now and can make it.
+    """One move of a person for every task of the job (with one of `keys`) that is in one of `states` and can make it.
 
     Returns how many moved. Those which what the others did has brought to a state without such a move are left. Raises
     NotFound, IllegalMove for a move that is not for people.
@@ -65,9 +72,8 @@ def move_tasks(
     _job(connection, job_id)
     _check_of_people(how)
     names = [s.value for s in states]
-    ids = connection.execute(
-        select(tasks.c.id).where(tasks.c.job_id == job_id, tasks.c.state.in_(names)).order_by(tasks.c.ordinal)
-    ).scalars()
+    query = select(tasks.c.id).where(tasks.c.job_id == job_id, tasks.c.state.in_(names)).order_by(tasks.c.ordinal)
+    ids = connection.execute(query if keys is None else query.where(tasks.c.key.in_(list(keys)))).scalars()
     batch = moves.Batch(connection, now_us=now_us)
     count = 0
     for task_id in ids.all():

@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, func, or_, select
 
 from cluster.ledger import jobs as job_rows
 from cluster.ledger.jobs import Job
 from cluster.ledger.schema import attempts, cost_lines, edges, jobs, tasks, workers
 from cluster.rates import cost_until, split
-from cluster.states import DONE, OVER, AttemptState, JobState, State
+from cluster.states import DONE, OVER, AttemptState, JobState, Move, State
 
 BATCH = 5_000  # databases bound the parameters of a statement
 FAILED = (AttemptState.FAILED.value, AttemptState.LOST.value, AttemptState.STUCK.value)
@@ -58,12 +58,13 @@ class WorkerLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Touched:
-    """What a verb would do: how many tasks, in which states, what was spent on them, and what would become stale."""
+    """What a verb would do to the tasks of a job, and what was spent on them."""
 
-    num_tasks: int
+    keys: tuple[str, ...]
     by_state: dict[State, int]
     nano: int
-    num_stale: int
+    num_stale: int  # tasks that are built on them and would be older than their inputs
+    left_out: tuple[str, ...]  # cannot be opened again: an expansion was made from them, which is done once
 
 
 def like(
@@ -87,7 +88,19 @@ def task_ids(connection: Connection, part: str) -> list[str]:
 
 
 def worker_ids(connection: Connection, part: str) -> list[str]:
-    return like(connection, workers.c.id, part)
+    """FLEET/END is understood too: so lists of workers write them."""
+    fleet, slash, end = part.partition("/")
+    if not slash:
+        return like(connection, workers.c.id, part)
+    both = and_(workers.c.id.startswith(f"{fleet}/", autoescape=True), workers.c.id.endswith(end, autoescape=True))
+    exact = like(connection, workers.c.id, part)
+    return exact or list(connection.execute(select(workers.c.id).where(both).order_by(workers.c.id).limit(8)).scalars())
+
+
+def keys_of(connection: Connection, job_id: str) -> list[RowMapping]:
+    """(key, id) of each task of a job."""
+    query = select(tasks.c.key, tasks.c.id).where(tasks.c.job_id == job_id).order_by(tasks.c.ordinal)
+    return [row._mapping for row in connection.execute(query)]
 
 
 def job_list(
@@ -217,41 +230,68 @@ def worker_list(connection: Connection, *, gone: bool, limit: int, live_us: int 
 
 
 def touched(
-    connection: Connection, job_id: str, *, keys: Collection[str], states: Collection[State], live_us: int | None
+    connection: Connection,
+    job_id: str,
+    how: Move,
+    *,
+    keys: Collection[str],
+    states: Collection[State],
+    live_us: int | None,
 ) -> Touched:
     """Of the tasks of a job that have one of `keys` (any, if there are none) and are in one of `states`."""
-    query = select(tasks.c.id, tasks.c.state).where(
-        tasks.c.job_id == job_id, tasks.c.state.in_([state.value for state in states])
-    )
-    if keys:
-        query = query.where(tasks.c.key.in_(list(keys)))
-    rows = connection.execute(query).all()
+    columns = ("id", "key", "state", "expands", "receipt_key")
+    of_job = select(*(tasks.c[name] for name in columns)).where(tasks.c.job_id == job_id).order_by(tasks.c.ordinal)
+    all_rows = {row.id: row for row in connection.execute(of_job)}
+    asked = [r for r in all_rows.values() if r.state in set(states) and (not keys or r.key in set(keys))]
+    fixed, stale = set[str](), set[str]()
+    if how is Move.REOPEN:
+        up, down = _edges(connection, job_id)
+        expanded = [i for i, row in all_rows.items() if row.expands and row.receipt_key is not None]
+        fixed = _reached(expanded, down, lambda _: True) | set(expanded)
+        chosen = [row.id for row in asked if row.id not in fixed and State(row.state) in DONE]
+        stale = _reached(chosen, up, lambda i: State(all_rows[i].state) in DONE)
+    rows = [row for row in asked if row.id not in fixed]
     nano = nano_by_task(connection, job_id, live_us)
-    ids = {row.id for row in rows}
-    done = [row.id for row in rows if State(row.state) in DONE]
     return Touched(
-        num_tasks=len(rows),
-        by_state={State(state): n for state, n in Counter(row.state for row in rows).items()},
-        nano=sum(nano[task_id] for task_id in ids),
-        num_stale=len(_built_on(connection, job_id, done) - ids),
+        keys=tuple(row.key for row in rows),
+        by_state={State(state): n for state, n in Counter(str(row.state) for row in rows).items()},
+        nano=sum(nano[row.id] for row in rows),
+        num_stale=len(stale - {row.id for row in rows}),
+        left_out=tuple(row.key for row in asked if row.id in fixed),
     )
 
 
-def _built_on(connection: Connection, job_id: str, ids: Iterable[str]) -> set[str]:
-    """The done tasks whose output would be older than an input if `ids` were opened again."""
-    state = {row.id: row.state for row in connection.execute(select(tasks.c.id, tasks.c.state).where(_of(job_id)))}
-    above: dict[str, list[str]] = defaultdict(list)
-    pairs = select(edges.c.needs_id, edges.c.task_id).join(tasks, tasks.c.id == edges.c.task_id).where(_of(job_id))
-    for needed, task_id in connection.execute(pairs):
-        above[needed].append(task_id)
+def _edges(connection: Connection, job_id: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Of a job: what is built on each task, and what each task needs."""
+    up: dict[str, list[str]] = defaultdict(list)
+    down: dict[str, list[str]] = defaultdict(list)
+    pairs = select(edges.c.needs_id, edges.c.task_id).join(tasks, tasks.c.id == edges.c.task_id)
+    for needed, task_id in connection.execute(pairs.where(tasks.c.job_id == job_id)):
+        up[needed].append(task_id)
+        down[task_id].append(needed)
+    return up, down
+
+
+def _reached(ids: Iterable[str], along: Mapping[str, list[str]], wanted: Callable[[str], bool]) -> set[str]:
     found: set[str] = set()
     ahead = list(ids)
     while ahead:
-        for task_id in above[ahead.pop()]:
-            if task_id not in found and State(state[task_id]) in DONE:
+        for task_id in along.get(ahead.pop(), ()):
+            if task_id not in found and wanted(task_id):
                 found.add(task_id)
                 ahead.append(task_id)
     return found
+
+
+def job_files(connection: Connection, job_id: str) -> list[tuple[str, dict[str, Any]]]:
+    """(key of its task, the file as in its receipt) of what nothing else in the job is built on."""
+    inner = select(edges.c.needs_id).join(tasks, tasks.c.id == edges.c.task_id).where(tasks.c.job_id == job_id)
+    query = select(tasks.c.key, tasks.c.files, tasks.c.result).where(tasks.c.job_id == job_id, tasks.c.id.not_in(inner))
+    return [
+        (row.key, file)
+        for row in connection.execute(query.order_by(tasks.c.ordinal))
+        for file in [*((row.result or {}).get("files") or ()), *(row.files or ())]
+    ]
 
 
 def up_since(connection: Connection, ids: Collection[str]) -> dict[str, int]:
@@ -269,10 +309,6 @@ def failed_on(connection: Connection, task_id: str, generation: int) -> Counter[
         .where(attempts.c.task_id == task_id, attempts.c.generation == generation, attempts.c.state.in_(FAILED))
     )
     return Counter(place for row in connection.execute(query) for place in row)
-
-
-def _of(job_id: str) -> ColumnElement[bool]:
-    return tasks.c.job_id == job_id
 
 
 def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -11,6 +11,7 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
+from serve.cli import operate
 from serve.cli.session import Work
 from serve.cli.wording import plural
 
@@ -224,6 +225,9 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="The catalog as 
     from serve.cli.models import print_models
 
     print_models(as_json=as_json)
+
+
+app.add_typer(operate.app)
 
 
 def version() -> str:

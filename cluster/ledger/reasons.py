@@ -1,0 +1,185 @@
+"""What `cluster.why` looks at: a task, what it needs, who could run it, and who comes first, in one transaction."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select
+
+from cluster.errors import NotFound
+from cluster.fit import Asked, Place, last_trial
+from cluster.ledger import moves, views
+from cluster.ledger.schema import attempts, edges, jobs, tasks, workers
+from cluster.schedule import TIER_RANK
+from cluster.states import DONE, AttemptState, State
+from cluster.why import Here, Snapshot, Work
+
+RUNNING: Select[Any] = (
+    select(
+        tasks.c.id,
+        tasks.c.job_id,
+        tasks.c.key,
+        tasks.c.step,
+        tasks.c.role,
+        tasks.c.state,
+        tasks.c.weight,
+        tasks.c.reason,
+        tasks.c.failures,
+        attempts.c.worker_id,
+        attempts.c.started_us,
+    )
+    .join(attempts, attempts.c.task_id == tasks.c.id)
+    .where(attempts.c.state == AttemptState.RUNNING.value)
+    .order_by(attempts.c.started_us)
+)
+
+
+def snapshot(
+    connection: Connection, task_id: str, *, now_us: int, ratios: Mapping[str, float], farm_runs: bool | None
+) -> Snapshot:
+    """Raises NotFound."""
+    task = moves.read(connection, task_id)
+    if task is None:
+        raise NotFound(f"no task {task_id}")
+    job = connection.execute(moves.JOB, {"job": task.job_id}).one()
+    running: dict[str, Row[Any]] = {row.id: row for row in connection.execute(RUNNING)}
+    own = running.get(task_id)
+    tries = (
+        select(func.count())
+        .select_from(attempts)
+        .where(attempts.c.task_id == task_id, attempts.c.generation == task.generation)
+    )
+    return Snapshot(
+        task=_work(task, own, now_us),
+        asked=Asked(
+            role=task.role,
+            model=task.model,
+            failures=task.failures or {},
+            failed_on=views.failed_on(connection, task_id, task.generation),
+        ),
+        job_id=task.job_id,
+        held=job.held,
+        canceled=job.target != "run",
+        num_attempts=connection.execute(tries).scalar_one(),
+        backoff_s=(task.not_before_us - now_us) / 1e6 if task.not_before_us else None,
+        needs=_needs(connection, task, running, now_us) if task.unmet > 0 else (),
+        twin=_twin(connection, task, job, running, now_us),
+        here=_here(connection, task_id, list(running.values()), now_us),
+        ahead=_ahead(connection, task, job, now_us) if task.state == State.READY.value else (),
+        ratios=ratios,
+        farm_runs=farm_runs,
+    )
+
+
+def _work(task: Row[Any], attempt: Row[Any] | None, now_us: int, *, direct: bool = True) -> Work:
+    """`task` has id, job_id, key, step, role, state, weight and reason; `attempt` is its running one."""
+    return Work(
+        name=f"{task.job_id}/{task.key}",
+        key=task.key,
+        step=task.step,
+        role=task.role,
+        state=State(task.state),
+        predicted_s=task.weight,
+        reason=task.reason,
+        worker_id=attempt.worker_id if attempt else None,
+        ran_s=max(0, now_us - attempt.started_us) / 1e6 if attempt else 0.0,
+        direct=direct,
+    )
+
+
+def _needs(connection: Connection, task: Row[Any], running: Mapping[str, Row[Any]], now_us: int) -> tuple[Work, ...]:
+    """Unmet inputs in the order of the graph, then what these need in turn; nothing that is done."""
+    columns = ("id", "job_id", "key", "step", "role", "state", "weight", "reason")
+    of_job = select(*(tasks.c[name] for name in columns)).where(tasks.c.job_id == task.job_id)
+    rows = {row.id: row for row in connection.execute(of_job.order_by(tasks.c.ordinal))}
+    below: dict[str, list[str]] = defaultdict(list)
+    pairs = select(edges.c.task_id, edges.c.needs_id).join(tasks, tasks.c.id == edges.c.task_id)
+    for task_id, needed in connection.execute(pairs.where(tasks.c.job_id == task.job_id)):
+        below[task_id].append(needed)
+    found: dict[str, bool] = {}
+    ahead = [(needed, True) for needed in below[task.id]]
+    while ahead:
+        needed, direct = ahead.pop()
+        if State(rows[needed].state) not in DONE and not found.get(needed, False):
+            if needed not in found:
+                ahead += [(further, False) for further in below[needed]]
+            found[needed] = direct
+    ordered = sorted((i for i in rows if i in found), key=lambda i: not found[i])
+    return tuple(_work(rows[i], running.get(i), now_us, direct=found[i]) for i in ordered)
+
+
+def _twin(
+    connection: Connection, task: Row[Any], job: Row[Any], running: Mapping[str, Row[Any]], now_us: int
+) -> Work | None:
+    """The task that is answering the same question now: `questions.ANSWERED_ELSEWHERE` says that there is one."""
+    if task.content_key is None or task.generation > 0 or task.state not in (State.READY.value, State.BACKOFF.value):
+        return None
+    same = (
+        select(tasks.c.id)
+        .join(jobs, jobs.c.id == tasks.c.job_id)
+        .where(
+            tasks.c.content_key == task.content_key,
+            tasks.c.state == State.RUNNING.value,
+            tasks.c.id != task.id,
+            jobs.c.tenant == job.tenant,
+        )
+    )
+    twin = connection.execute(same.limit(1)).scalar_one_or_none()
+    return _work(running[twin], running[twin], now_us) if twin is not None and twin in running else None
+
+
+def _here(connection: Connection, task_id: str, running: list[Row[Any]], now_us: int) -> tuple[Here, ...]:
+    """The workers that have not left, as the task sees them."""
+    rows = connection.execute(select(workers).where(workers.c.ended_us.is_(None)).order_by(workers.c.spawned_us)).all()
+    node_of = {row.id: row.node for row in rows}
+    others = [run for run in running if run.id != task_id and run.worker_id in node_of]
+    busy = Counter(node_of[run.worker_id] for run in others)
+    taken = {node_of[run.worker_id] for run in others if last_trial(run.failures or {})}
+    return tuple(
+        Here(
+            place=Place(
+                worker_id=row.id,
+                role=row.role,
+                models=(row.model,) if row.model else (),
+                node=row.node,
+                draining=(row.drain_reason or "it is drained") if row.drain_us is not None else None,
+                num_running_on_node=busy[row.node],
+                node_is_taken=row.node in taken,
+            ),
+            running=tuple(_work(run, run, now_us) for run in others if run.worker_id == row.id),
+        )
+        for row in rows
+    )
+
+
+def _ahead(connection: Connection, task: Row[Any], job: Row[Any], now_us: int) -> tuple[Work, ...]:
+    """Ready tasks that ask for the same kind of worker and come first by tier, deadline, priority and age."""
+    tier = case(TIER_RANK, value=jobs.c.tier, else_=len(TIER_RANK))
+    own, never = TIER_RANK.get(job.tier, len(TIER_RANK)), 2**63 - 1
+    deadline, own_deadline = func.coalesce(jobs.c.deadline_us, never), job.deadline_us or never
+    older = or_(
+        tasks.c.changed_us < task.changed_us,
+        and_(tasks.c.changed_us == task.changed_us, tasks.c.ordinal < task.ordinal),
+    )
+    same = or_(tasks.c.model.is_(None), tasks.c.model == (tasks.c.model if task.model is None else task.model))
+    first = or_(
+        tier < own,
+        and_(tier == own, deadline < own_deadline),
+        and_(tier == own, deadline == own_deadline, jobs.c.priority > job.priority),
+        and_(tier == own, deadline == own_deadline, jobs.c.priority == job.priority, older),
+    )
+    query = (
+        select(tasks)
+        .join(jobs, jobs.c.id == tasks.c.job_id)
+        .where(
+            tasks.c.state == State.READY.value,
+            tasks.c.role == task.role,
+            tasks.c.id != task.id,
+            jobs.c.held.is_(False),
+            same,
+            first,
+        )
+    )
+    return tuple(_work(row, None, now_us) for row in connection.execute(query))

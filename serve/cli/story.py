@@ -1,0 +1,107 @@
+"""The event log of a job in words: `farm log`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from cluster.clock import to_datetime
+from cluster.ledger import views
+from cluster.ledger.events import Event
+from serve.cli import rows
+from serve.cli.office import Office
+from serve.cli.wording import clean, short_id, short_worker
+
+POLL_S = 0.5
+PAGE = 1_000
+WORDS = {
+    "job.created": "submitted",
+    "job.cancel": "canceled by a person",
+    "job.held": "put on hold: no new work is given out",
+    "job.released": "released",
+    "job.ended": "over",
+    "job.reopened": "open again",
+    "task.created": "planned",
+    "task.deps_met": "all its inputs are there: ready",
+    "task.deps_reopened": "waits for its inputs again",
+    "task.lease": "runs",
+    "task.commit": "done",
+    "task.cache_hit": "answered by an earlier run",
+    "task.gate": "waits for a person's verdict",
+    "task.approve": "approved",
+    "task.reject": "rejected",
+    "task.retry_later": "failed, and will be tried again",
+    "task.backoff_over": "ready again",
+    "task.expire": "lost, and ready again",
+    "task.interrupt": "interrupted, and ready again",
+    "task.die": "dead",
+    "task.hold": "put on hold",
+    "task.release": "released: ready",
+    "task.release_pending": "released: waits for its inputs",
+    "task.cancel": "canceled",
+    "task.eat": "accepted as done without output",
+    "task.inputs_changed": "stale: older than its inputs",
+    "task.reopen": "opened again: ready",
+    "task.reopen_pending": "opened again: waits for its inputs",
+    "task.no_fleet": "can run on no fleet",
+    "task.free": "free: who was answering the same question gave up",
+    "attempt.late_report": "a late report was booked, and changed nothing",
+}
+
+
+def tell(office: Office, job_id: str, *, after: int, follow: bool, as_json: bool) -> None:
+    """Prints the events of a job that follow number `after`; with `follow` until the job is over."""
+    ledger = office.ledger
+    keys: dict[str, str] = {}
+    day = ""
+    while True:
+        over = ledger.job(job_id).over  # asked before its events are read, so that none of them is missed
+        for event in _events(office, job_id, after):
+            after = event.seq
+            if event.task_id is not None and event.task_id not in keys:
+                keys |= {row["id"]: row["key"] for row in ledger.view(lambda c: views.keys_of(c, job_id))}
+            if as_json:
+                rows.write([rows.event_row(event, keys)])
+                continue
+            at = to_datetime(event.at_us).astimezone()
+            if at.strftime("%Y-%m-%d") != day:
+                day = at.strftime("%Y-%m-%d")
+                print(f"{day}, {job_id}", flush=True)
+            key = keys.get(event.task_id or "", "")
+            print(f"{event.seq:>6}  {at:%H:%M:%S}  {clean(key) + ': ' if key else ''}{sentence(event)}", flush=True)
+        if not follow or over:
+            return
+        time.sleep(POLL_S)
+
+
+def _events(office: Office, job_id: str, after: int) -> Iterator[Event]:
+    while True:
+        page = office.ledger.events(job_id, after=after, limit=PAGE)
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].seq
+
+
+def sentence(event: Event) -> str:
+    """What happened, in a few words."""
+    data = event.data
+    said = WORDS.get(event.kind, clean(event.kind.partition(".")[2].replace("_", " ")))
+    match event.kind:
+        case "job.created":
+            said += f': "{clean(str(data.get("title", "")), 120)}", {data.get("tier")}, show {clean(str(data["show"]))}'
+        case "job.priority":
+            said = f"priority {data.get('priority')}, tier {data.get('tier')}"
+        case "task.created":
+            said += f", {event.to_state}"
+        case "task.lease":
+            said += f" on {short_worker(clean(str(data.get('worker'))))}, epoch {event.epoch}"
+        case "task.commit" if data.get("adopted"):
+            said += ", by the receipt of an attempt that was given up"
+        case "task.cache_hit":
+            said += f", task {short_id(str(data.get('from_task')))}"
+        case "attempt.late_report":
+            said += f" ({data.get('report')}, of an attempt that was {data.get('attempt')})"
+        case _ if data.get("failure"):
+            said += f" ({data['failure']})"
+    return f"{said}: {clean(str(data['reason']), 300)}" if data.get("reason") else said

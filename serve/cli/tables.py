@@ -1,0 +1,206 @@
+"""Jobs, tasks and workers as a person reads them: tables that fit the terminal. Pure, but for printing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cluster.clock import to_datetime
+from cluster.ledger.jobs import Job
+from cluster.ledger.views import JobLine, TaskLine, WorkerLine
+from cluster.rates import usd
+from cluster.states import DONE, JobState, State
+from cluster.why import Explanation
+from serve.cli import wording
+from serve.cli.wording import clean, dollars, plural, seconds, short_id, short_worker, span
+
+STYLES = {
+    JobState.RUNNING: "cyan",
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "bold red",
+    JobState.FAILING: "red",
+    JobState.SUSPENDED: "magenta",
+    State.RUNNING: "cyan",
+    State.SUCCEEDED: "green",
+    State.EATEN: "green",
+    State.DEAD: "bold red",
+    State.NOT_COMPATIBLE: "bold red",
+    State.BACKOFF: "magenta",
+    State.SUSPENDED: "magenta",
+    State.STALE: "magenta",
+}
+
+
+def put(picture: RenderableType) -> None:
+    """To standard output, as wide as the terminal is."""
+    Console(file=sys.stdout, highlight=False, emoji=False, markup=False).print(picture)
+
+
+def job_table(lines: Sequence[JobLine], *, now_us: int) -> RenderableType:
+    if not lines:
+        return Text("no jobs")
+    table = _table("JOB", "STATE", ">DONE", ">COST", ">AGE", "SHOW", "TITLE")
+    for line in lines:
+        job = line.job
+        done = sum(job.counts.get(state, 0) for state in DONE)
+        state = Text("held" if job.held and not job.over else job.state.value, style=_style(job))
+        table.add_row(
+            short_id(job.id),
+            state,
+            f"{done}/{job.num_tasks}",
+            dollars(usd(line.nano)),
+            span((now_us - job.created_us) / 1e6),
+            clean(job.show),
+            clean(job.title) or "(no title)",
+        )
+    return table
+
+
+def task_table(lines: Sequence[TaskLine]) -> RenderableType:
+    if not lines:
+        return Text("no tasks")
+    table = _table("TASK", "STATE", "STEP", ">TRIES", ">TOOK", ">COST", "WORKER, OR WHY")
+    for line in lines:
+        worker = short_worker(line.worker_id) if line.worker_id else ""
+        reason = clean(line.reason) if line.reason and line.state not in (State.READY, State.PENDING) else ""
+        table.add_row(
+            Text(clean(line.key), style="bold" if line.state is State.RUNNING else ""),
+            Text(line.state.value, style=STYLES.get(line.state, "")),
+            clean(line.step),
+            str(line.num_attempts or ""),
+            seconds(line.seconds) if line.seconds is not None else "",
+            dollars(usd(line.nano)) if line.nano else "",
+            reason or worker,
+        )
+    return table
+
+
+def worker_table(lines: Sequence[WorkerLine], *, now_us: int) -> RenderableType:
+    """Two lines for each: who it is and what it does; what it holds, and where."""
+    if not lines:
+        return Text("no workers")
+    table = _table("WORKER", "STATE", ">HELD", ">COST", ">IDLE")
+    for line in lines:
+        row = line.row
+        held_us = (row.ended_us or now_us) - row.spawned_us
+        idle = sum(n for kind, n in line.nano.items() if kind in ("idle", "load"))
+        word, rest = state_of(line)
+        holds = f"{row.num_accelerators} x {row.accelerator}" if row.num_accelerators else row.accelerator
+        facts = [row.role, row.model or "", holds, f"on {row.node[-8:]}"]
+        table.add_row(
+            Group(Text(short_worker(row.id)), Text(clean(", ".join(filter(None, facts))), style="dim")),
+            Group(Text(word, style="cyan" if word == "busy" else ""), Text(clean(rest), style="dim")),
+            span(held_us / 1e6),
+            dollars(usd(sum(line.nano.values()))),
+            dollars(usd(idle)),
+        )
+    return table
+
+
+def state_of(line: WorkerLine) -> tuple[str, str]:
+    """busy, idle, draining or gone; and with what, or why."""
+    row = line.row
+    tasks = ", ".join(f"{short_id(job_id)}/{key}" for job_id, key in line.running)
+    if row.ended_us is not None:
+        return "gone", ""
+    if row.drain_us is not None:
+        return "draining", "; ".join(filter(None, [row.drain_reason or "", tasks]))
+    return ("busy", tasks) if line.running else ("idle", "")
+
+
+def job_card(
+    job: Job,
+    *,
+    nano: dict[str, int],
+    running: Iterable[TaskLine],
+    files: Sequence[tuple[str, dict[str, object]]],
+    now_us: int,
+) -> RenderableType:
+    """All about one job."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    state = Text(job.state.value, style=_style(job))
+    if job.held:
+        state.append(", on hold: it gets no new work", style="magenta")
+    table.add_row("job", job.id)
+    table.add_row("state", state)
+    counts = ", ".join(f"{n} {s.value}" for s, n in job.counts.items() if n)
+    table.add_row("tasks", f"{job.num_tasks}: {counts}")
+    table.add_row("asked by", f"{clean(job.tenant)}, show {clean(job.show)}, {job.tier} {job.priority}")
+    table.add_row("recipe", f"{job.recipe}, version {job.version}")
+    table.add_row("submitted", f"{_when(job.created_us)}, {span((now_us - job.created_us) / 1e6)} ago")
+    if job.ended_us is not None:
+        table.add_row("ended", f"{_when(job.ended_us)}, after {span((job.ended_us - job.created_us) / 1e6)}")
+    if job.deadline_us is not None:
+        table.add_row("deadline", _when(job.deadline_us))
+    parts = [f"{kind} {dollars(usd(n))}" for kind, n in nano.items() if n]
+    table.add_row("cost", dollars(usd(sum(nano.values()))) + (f": {', '.join(parts)}" if parts else ""))
+    for line in running:
+        took = seconds(line.seconds or 0.0)
+        table.add_row("runs", f"{clean(line.key)} on {short_worker(line.worker_id or '?')}, {took}")
+    for _, file in files:
+        size = wording.size(int(str(file.get("size_bytes", 0))))
+        table.add_row("file", Text.assemble(clean(str(file.get("name"))), (f", {size}", "dim")))
+    return Group(Text(clean(job.title, 200) or "(no title)", style="bold"), Text(), table)
+
+
+def reasons(name: str, found: Explanation) -> RenderableType:
+    """One task: its state, what holds it back, when that may be over, and what to do."""
+    lines = [Text.assemble((clean(name), "bold"), f" {clean(found.said)}")]
+    for hold in found.holds:
+        when = f" (about {span(hold.eta_s)})" if hold.eta_s is not None and len(found.holds) > 1 else ""
+        lines.append(Text(f"  - {clean(hold.text)}{when}"))
+        if hold.remedy:
+            lines.append(Text(f"    {hold.remedy}", style="cyan"))
+    if found.remedy:
+        lines.append(Text(f"    {found.remedy}", style="cyan"))
+    if until := expected(found):
+        lines.append(Text(f"  {until}", style="dim"))
+    return Group(*lines)
+
+
+def expected(found: Explanation) -> str:
+    """When it starts, or ends, as far as anybody knows."""
+    if found.state in DONE:
+        return ""
+    if found.waits_for_somebody:
+        return "nothing happens until somebody acts"
+    if found.eta_s is None:
+        return "when it starts is not known"
+    what = "it ends" if found.state is State.RUNNING else "it starts"
+    return f"{what} in about {span(found.eta_s)}" if found.eta_s >= 1.5 else f"{what} at any moment"
+
+
+def summed(count: int, noun: str, by_state: dict[State, int]) -> str:
+    """ "3 tasks (1 running, 2 ready)"."""
+    parts = ", ".join(f"{n} {state.value}" for state, n in by_state.items())
+    return f"{plural(count, noun)} ({parts})" if parts else plural(count, noun)
+
+
+def _table(*headings: str) -> Table:
+    """`>` in front of a heading means a column of numbers; the last column takes the room that is left."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", expand=False)
+    for heading in headings:
+        last = heading == headings[-1] and not heading.startswith(">")
+        table.add_column(
+            heading.removeprefix(">"),
+            justify="right" if heading.startswith(">") else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=12 if last else None,
+            ratio=1 if last else None,
+        )
+    return table
+
+
+def _style(job: Job) -> str:
+    return "magenta" if job.held and not job.over else STYLES.get(job.state, "")
+
+
+def _when(us: int) -> str:
+    return to_datetime(us).astimezone().strftime("%Y-%m-%d %H:%M:%S")
