@@ -92,6 +92,13 @@ class Hold:
     remedy: str | None = None
 
 
+NO_FARM = Hold(
+    what=Predicate.NO_FARM,
+    text="no farm is at work on this ledger",
+    remedy="give the command that submitted the job again",
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
     """`said` is of the state alone. `eta_s`: until it starts or, of a running task, ends; None: see `holds`."""
@@ -114,14 +121,24 @@ def why(seen: Snapshot) -> Explanation:
     if ended is not None:
         return ended
     if task.state is State.RUNNING:
-        said = f"attempt {seen.num_attempts} runs on {task.worker_id}, for {_span(task.ran_s)} by now"
-        return Explanation(state=task.state, said=said, eta_s=_rest_s(task, seen.ratios))
+        return _running(seen)
     holds = tuple(_holds(seen))
     etas = [hold.eta_s for hold in holds]
     known = [eta for eta in etas if eta is not None]
     eta_s = max(known, default=None) if len(known) == len(etas) else None
     words = {State.PENDING: "waits for its inputs", State.READY: "is ready", State.BACKOFF: "waits to be tried again"}
     return Explanation(state=task.state, said=words.get(task.state, f"is {task.state.value}"), holds=holds, eta_s=eta_s)
+
+
+def _running(seen: Snapshot) -> Explanation:
+    task, left_s = seen.task, _rest_s(seen.task, seen.ratios)
+    said = f"attempt {seen.num_attempts} runs on {task.worker_id}, for {_span(task.ran_s)} by now"
+    if seen.farm_runs is False:
+        said = f"attempt {seen.num_attempts} was running on {task.worker_id} when its farm was killed"
+        return Explanation(state=task.state, said=said, holds=(NO_FARM,))
+    if not left_s:
+        return Explanation(state=task.state, said=f"{said}, longer than predicted")
+    return Explanation(state=task.state, said=said, eta_s=left_s)
 
 
 def _ended(seen: Snapshot) -> Explanation | None:
@@ -255,11 +272,7 @@ def _workers(seen: Snapshot) -> Iterator[Hold]:
     """Why none of the workers that are here takes it now."""
     waits_for_inputs = any(need.state not in DONE for need in seen.needs)
     if seen.farm_runs is False or (seen.farm_runs is None and not seen.here):
-        yield Hold(
-            what=Predicate.NO_FARM,
-            text="no farm is at work on this ledger",
-            remedy="give the command that submitted the job again",
-        )
+        yield NO_FARM
         return
     asked = seen.asked
     able = [here for here in seen.here if _could(asked, here.place)]

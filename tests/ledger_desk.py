@@ -60,8 +60,8 @@ class Leased:
 class LedgerDesk:
     """Workers `w1` and `w2` are there from the beginning; each costs RATE."""
 
-    def __init__(self, url: str) -> None:
-        self.clock = ManualClock()
+    def __init__(self, url: str, *, start_us: int | None = None) -> None:
+        self.clock = ManualClock() if start_us is None else ManualClock(start_us)
         self._requests = count()
         self.ledger = Ledger(url, clock=self.clock, durable=False)
         self.term = self.ledger.take_term()

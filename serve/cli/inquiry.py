@@ -27,7 +27,7 @@ def ask(office: Office, where: Named, *, as_json: bool) -> None:
         if as_json:
             rows.write([rows.reason_row(where.job_id, where.key or "", found)])
         else:
-            tables.put(tables.reasons(where.key or "", found))
+            tables.put(tables.reasons(where.job_id, where.key or "", found))
         return
     chosen, rest = _chosen(office, where.job_id)
     answers = [(line.key, _of(office, line.id)) for line in chosen]
@@ -37,7 +37,7 @@ def ask(office: Office, where: Named, *, as_json: bool) -> None:
     job = office.ledger.job(where.job_id)
     tables.put(Text(f"{job.id} is {job.state.value}" + (", on hold" if job.held and not job.over else "")))
     for key, found in answers:
-        tables.put(tables.reasons(key, found))
+        tables.put(tables.reasons(where.job_id, key, found))
     for state, count in rest.items():
         tables.put(Text(f"{plural(count, 'more task')} {'is' if count == 1 else 'are'} {state.value}", style="dim"))
 

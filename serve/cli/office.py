@@ -106,13 +106,12 @@ def _task_of(office: Office, job_id: str, key: str) -> Named:
 
 
 def _part(text: str) -> str:
-    part = text.strip().lower()
-    if len(part) < SHORTEST:
-        raise InvalidInput(f"{text!r} is too little of an id", field="ID", remedy=f"give {SHORTEST} characters of it")
-    return part
+    return text.strip().lower()
 
 
 def _one(ids: list[str], text: str, what: str, lister: str) -> str:
+    if len(text) < SHORTEST and text not in ids:
+        raise InvalidInput(f"{text!r} is too little of an id", field="ID", remedy=f"give {SHORTEST} characters of it")
     if not ids:
         raise NotFound(f"no {what} {text}", remedy=f"`{lister}` lists them")
     if len(ids) > 1:

@@ -178,15 +178,15 @@ def _deed(office: Office, where: Named, how: Move, verb: str, done: str, states:
 
 
 def _costs(how: Move, seen: Touched) -> str:
-    spent = dollars(usd(seen.nano))
+    spent, them = dollars(usd(seen.nano)), "it" if len(seen.keys) == 1 else "them"
     if not seen.nano:
-        said = "nothing was spent on them yet"
+        said = f"nothing was spent on {them} yet"
     elif how is Move.REOPEN:
-        said = f"{spent} was spent on them, and would be spent again"
+        said = f"{spent} was spent on {them}, and would be spent again"
     else:
-        said = f"{spent} was spent on them so far"
+        said = f"{spent} was spent on {them} so far"
     if seen.num_stale:
-        said += f"; {plural(seen.num_stale, 'task')} built on them would be stale"
+        said += f"; {plural(seen.num_stale, 'task')} built on {them} would be stale"
     if seen.left_out:
         said += f"; {', '.join(seen.left_out[:5])} stays, for tasks of the job were made from it"
     return said

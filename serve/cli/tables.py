@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -43,12 +43,12 @@ def put(picture: RenderableType) -> None:
 def job_table(lines: Sequence[JobLine], *, now_us: int) -> RenderableType:
     if not lines:
         return Text("no jobs")
-    table = _table("JOB", "STATE", ">DONE", ">COST", ">AGE", "SHOW", "TITLE")
+    table = Grid("JOB", "STATE", ">DONE", ">COST", ">AGE", "SHOW", "TITLE")
     for line in lines:
         job = line.job
         done = sum(job.counts.get(state, 0) for state in DONE)
         state = Text("held" if job.held and not job.over else job.state.value, style=_style(job))
-        table.add_row(
+        table.row(
             short_id(job.id),
             state,
             f"{done}/{job.num_tasks}",
@@ -63,11 +63,11 @@ def job_table(lines: Sequence[JobLine], *, now_us: int) -> RenderableType:
 def task_table(lines: Sequence[TaskLine]) -> RenderableType:
     if not lines:
         return Text("no tasks")
-    table = _table("TASK", "STATE", "STEP", ">TRIES", ">TOOK", ">COST", "WORKER, OR WHY")
+    table = Grid("TASK", "STATE", "STEP", ">TRIES", ">TOOK", ">COST", "WORKER, OR WHY")
     for line in lines:
         worker = short_worker(line.worker_id) if line.worker_id else ""
         reason = clean(line.reason) if line.reason and line.state not in (State.READY, State.PENDING) else ""
-        table.add_row(
+        table.row(
             Text(clean(line.key), style="bold" if line.state is State.RUNNING else ""),
             Text(line.state.value, style=STYLES.get(line.state, "")),
             clean(line.step),
@@ -80,24 +80,26 @@ def task_table(lines: Sequence[TaskLine]) -> RenderableType:
 
 
 def worker_table(lines: Sequence[WorkerLine], *, now_us: int) -> RenderableType:
-    """Two lines for each: who it is and what it does; what it holds, and where."""
+    """Two lines for each: who it is and what it does; what it is."""
     if not lines:
         return Text("no workers")
-    table = _table("WORKER", "STATE", ">HELD", ">COST", ">IDLE")
+    table = Grid("WORKER", "STATE", ">HELD", ">COST", ">IDLE", "WITH WHAT, OR WHY")
     for line in lines:
         row = line.row
         held_us = (row.ended_us or now_us) - row.spawned_us
         idle = sum(n for kind, n in line.nano.items() if kind in ("idle", "load"))
         word, rest = state_of(line)
-        holds = f"{row.num_accelerators} x {row.accelerator}" if row.num_accelerators else row.accelerator
-        facts = [row.role, row.model or "", holds, f"on {row.node[-8:]}"]
-        table.add_row(
-            Group(Text(short_worker(row.id)), Text(clean(", ".join(filter(None, facts))), style="dim")),
-            Group(Text(word, style="cyan" if word == "busy" else ""), Text(clean(rest), style="dim")),
+        table.row(
+            short_worker(row.id),
+            Text(word, style="cyan" if word == "busy" else ""),
             span(held_us / 1e6),
             dollars(usd(sum(line.nano.values()))),
             dollars(usd(idle)),
+            clean(rest),
         )
+        holds = f"{row.num_accelerators} x {row.accelerator}" if row.num_accelerators else row.accelerator
+        facts = [row.role, row.model or "", f"{holds} {row.price_class}", f"on {row.node[-8:]}"]
+        table.note(clean(", ".join(filter(None, [*facts, f"held since {_when(row.spawned_us)}"]))))
     return table
 
 
@@ -149,16 +151,20 @@ def job_card(
     return Group(Text(clean(job.title, 200) or "(no title)", style="bold"), Text(), table)
 
 
-def reasons(name: str, found: Explanation) -> RenderableType:
+def reasons(job_id: str, key: str, found: Explanation) -> RenderableType:
     """One task: its state, what holds it back, when that may be over, and what to do."""
-    lines = [Text.assemble((clean(name), "bold"), f" {clean(found.said)}")]
+
+    def short(remedy: str) -> Text:
+        return Text(f"    {remedy.replace(job_id, short_id(job_id))}", style="cyan")
+
+    lines = [Text.assemble((clean(key), "bold"), f" {clean(found.said)}")]
     for hold in found.holds:
         when = f" (about {span(hold.eta_s)})" if hold.eta_s is not None and len(found.holds) > 1 else ""
         lines.append(Text(f"  - {clean(hold.text)}{when}"))
         if hold.remedy:
-            lines.append(Text(f"    {hold.remedy}", style="cyan"))
+            lines.append(short(hold.remedy))
     if found.remedy:
-        lines.append(Text(f"    {found.remedy}", style="cyan"))
+        lines.append(short(found.remedy))
     if until := expected(found):
         lines.append(Text(f"  {until}", style="dim"))
     return Group(*lines)
@@ -170,9 +176,9 @@ def expected(found: Explanation) -> str:
         return ""
     if found.waits_for_somebody:
         return "nothing happens until somebody acts"
-    if found.eta_s is None:
-        return "when it starts is not known"
     what = "it ends" if found.state is State.RUNNING else "it starts"
+    if found.eta_s is None:
+        return f"when {what} is not known"
     return f"{what} in about {span(found.eta_s)}" if found.eta_s >= 1.5 else f"{what} at any moment"
 
 
@@ -182,20 +188,36 @@ def summed(count: int, noun: str, by_state: dict[State, int]) -> str:
     return f"{plural(count, noun)} ({parts})" if parts else plural(count, noun)
 
 
-def _table(*headings: str) -> Table:
-    """`>` in front of a heading means a column of numbers; the last column takes the room that is left."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", expand=False)
-    for heading in headings:
-        last = heading == headings[-1] and not heading.startswith(">")
-        table.add_column(
-            heading.removeprefix(">"),
-            justify="right" if heading.startswith(">") else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=12 if last else None,
-            ratio=1 if last else None,
-        )
-    return table
+class Grid:
+    """Rows under headings; `>` in front of a heading means numbers. The last column takes the room that is left."""
+
+    def __init__(self, *headings: str) -> None:
+        self._right = [heading.startswith(">") for heading in headings]
+        self._lines: list[list[Text] | Text] = [[Text(heading.removeprefix(">"), style="dim") for heading in headings]]
+
+    def row(self, *cells: str | Text) -> None:
+        self._lines.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    def note(self, text: str) -> None:
+        """A line of its own, of the row above."""
+        self._lines.append(Text(f"  {text}", style="dim"))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        rows = [line for line in self._lines if isinstance(line, list)]
+        widths = [max(row[at].cell_len for row in rows) for at in range(len(self._right))]
+        room = max(12, options.max_width - sum(widths[:-1]) - 2 * len(widths[:-1]))
+        widths[-1] = min(widths[-1], room)
+        for line in self._lines:
+            if isinstance(line, Text):
+                line.truncate(options.max_width, overflow="ellipsis")
+                yield line
+                continue
+            for cell, width, right in zip(line, widths, self._right, strict=True):
+                cell.truncate(width, overflow="ellipsis")
+                cell.align("right" if right else "left", width)
+            whole = Text("  ").join(line)
+            whole.rstrip()
+            yield whole
 
 
 def _style(job: Job) -> str:
