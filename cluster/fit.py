@@ -12,6 +12,8 @@ from cluster.errors import FailureClass
 
 LAST_TRIAL = 2
 """A task that took this many workers with it runs alone on its node: the next one that dies makes it POISON."""
+NOT_THE_WORKERS = (FailureClass.INPUT.value, FailureClass.QUALITY.value, FailureClass.LIMIT.value)
+"""Failures that say nothing about the worker on which they happened."""
 FAILURES_PER_NODE = 3
 """A task that failed this often on a node is tried on others first."""
 

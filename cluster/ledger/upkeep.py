@@ -9,16 +9,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, text
 
 from cluster.errors import DamagedLedger, FarmError, InvalidInput, NotFound, StoreFull, Unavailable
-from cluster.ledger import money
+from cluster.ledger import recount
 from cluster.ledger.database import MIGRATIONS
-from cluster.ledger.schema import events, jobs, tasks
-from cluster.states import State
 
 PREFIX = "sqlite:///"
 SIDES = ("-wal", "-shm")
@@ -34,12 +33,6 @@ class Copied:
     num_jobs: int
     schema: str
     old: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flaw:
-    check: str
-    text: str
 
 
 def file_of(url: str) -> Path | None:
@@ -60,8 +53,18 @@ def backup(url: str, to: Path) -> Copied:
         raise InvalidInput(f"{to} is there already", field="FILE", remedy="name a new file")
     with _made_whole(to) as part:
         _copy(source, part)
-        schema, num_jobs = _read(part)
+        schema, num_jobs = _read(part, source)
     return Copied(path=to, num_bytes=to.stat().st_size, num_jobs=num_jobs, schema=schema)
+
+
+def looked_at(url: str, source: Path) -> Copied:
+    """What a restore of `source` would put in place; errors as of `restore`."""
+    ledger = _restorable(url, source)
+    with TemporaryDirectory(dir=ledger.parent, prefix=".restore-") as folder:
+        copy = Path(folder) / "ledger.db"
+        _copy(source, copy)
+        schema, num_jobs = _read(copy, source)
+        return Copied(path=source, num_bytes=copy.stat().st_size, num_jobs=num_jobs, schema=schema)
 
 
 def restore(url: str, source: Path, *, at: datetime) -> Copied:
@@ -70,20 +73,15 @@ def restore(url: str, source: Path, *, at: datetime) -> Copied:
     No farm may be at work: the caller holds its lock. Raises InvalidInput, NotFound, DamagedLedger (a file that is
     damaged, is no ledger, or was written by a newer version), StoreFull, Unavailable; then nothing has changed.
     """
-    ledger = _sqlite(url, "restore it with pg_restore --clean")
-    if not source.exists():
-        raise NotFound(f"there is no file {source}", field="FILE")
-    if ledger.exists() and source.samefile(ledger):
-        raise InvalidInput(f"{source} is the ledger itself", field="FILE", remedy="name a backup of it")
+    ledger = _restorable(url, source)
     old = ledger.with_name(f"{ledger.name}.before-{at:%Y%m%dT%H%M%SZ}")
     if old.exists():
         raise InvalidInput(f"{old} is there already", field="FILE", remedy="wait a second")
-    ledger.parent.mkdir(parents=True, exist_ok=True)
     replaced = ledger.exists()
     part = ledger.with_name(f".{ledger.name}.restoring")
     with _made_whole(ledger, part=part) as copy:
         _copy(source, copy)
-        schema, num_jobs = _read(copy)
+        schema, num_jobs = _read(copy, source)
         if replaced:
             for side in ("", *SIDES):
                 if (whole := Path(f"{ledger}{side}")).exists():
@@ -93,35 +91,15 @@ def restore(url: str, source: Path, *, at: datetime) -> Copied:
     )
 
 
-def check(connection: Connection) -> list[Flaw]:
-    """What is wrong with a ledger that can be opened; empty when all is well."""
-    flaws = [
-        Flaw(check="money", text=f"the lines of {w} are not held x rate") for w in money.unbalanced_workers(connection)
-    ]
+def check(connection: Connection) -> list[str]:
+    """What is wrong with a ledger that can be opened, each as "check: what"; empty when all is well."""
+    flaws = []
     if connection.dialect.name == "sqlite":
-        for (said,) in connection.execute(text("PRAGMA integrity_check(20)")):
-            flaws += [Flaw(check="integrity", text=str(said))] if said != "ok" else []
+        said = connection.execute(text("PRAGMA integrity_check(20)")).scalars().all()
+        flaws += [f"integrity: {line}" for line in said if line != "ok"]
         for row in connection.execute(text("PRAGMA foreign_key_check")):
-            flaws.append(Flaw(check="foreign keys", text=f"row {row[1]} of {row[0]} names no row of {row[2]}"))
-    return [*flaws, *_counters(connection)]
-
-
-def _counters(connection: Connection) -> Iterator[Flaw]:
-    """Each job counts its tasks by state, and knows the number of its newest event."""
-    counted: dict[str, dict[str, int]] = {}
-    by_state = select(tasks.c.job_id, tasks.c.state, func.count()).group_by(tasks.c.job_id, tasks.c.state)
-    for job_id, state, n in connection.execute(by_state):
-        counted.setdefault(job_id, {})[state] = n
-    newest = dict(connection.execute(select(events.c.job_id, func.max(events.c.seq)).group_by(events.c.job_id)).all())
-    for job in connection.execute(select(jobs)):
-        own = {s.value: job._mapping[f"n_{s.value}"] for s in State if job._mapping[f"n_{s.value}"]}
-        there = counted.get(job.id, {})
-        if own != there or job.num_tasks != sum(there.values()):
-            yield Flaw(check="counters", text=f"{job.id} counts {own} of {job.num_tasks}, its tasks are {there}")
-        if job.seq != newest.get(job.id, 0):
-            yield Flaw(
-                check="events", text=f"{job.id} has numbered {job.seq} events, the newest is {newest.get(job.id)}"
-            )
+            flaws.append(f"foreign keys: row {row[1]} of {row[0]} names no row of {row[2]}")
+    return flaws + recount.flaws(recount.read_books(connection))
 
 
 def _sqlite(url: str, remedy: str) -> Path:
@@ -129,6 +107,16 @@ def _sqlite(url: str, remedy: str) -> Path:
     if file is None:
         raise InvalidInput("the ledger is a database of PostgreSQL", field="FARM_LEDGER_URL", remedy=remedy)
     return file
+
+
+def _restorable(url: str, source: Path) -> Path:
+    ledger = _sqlite(url, "restore it with pg_restore --clean")
+    if not source.is_file():
+        raise NotFound(f"there is no file {source}", field="FILE")
+    if ledger.exists() and source.samefile(ledger):
+        raise InvalidInput(f"{source} is the ledger itself", field="FILE", remedy="name a backup of it")
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    return ledger
 
 
 @contextmanager
@@ -168,21 +156,23 @@ def _copy(source: Path, to: Path) -> None:
         raise _explained(error, source) from error
 
 
-def _read(copy: Path) -> tuple[str, int]:
-    """(schema, number of jobs) of a whole ledger of this version or an older one."""
+def _read(copy: Path, source: Path) -> tuple[str, int]:
+    """(schema, number of jobs) of a copy of `source`, once it is a whole ledger of this version or an older one."""
     script = ScriptDirectory.from_config(_config())
     try:
         with closing(sqlite3.connect(copy)) as connection:
             said = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if said != "ok":
-                raise DamagedLedger(f"the ledger file is damaged ({said})", field="FILE", remedy="use an older backup")
+                raise DamagedLedger(f"{source} is damaged ({said})", field="FILE", remedy="use another backup")
             (schema,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or (None,)
             (num_jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
     except sqlite3.Error as error:
-        raise _explained(error, copy) from error
+        raise _explained(error, source) from error
     if schema not in {revision.revision for revision in script.walk_revisions()}:
         raise DamagedLedger(
-            f"it was written by a newer version of Reelfarm (schema {schema})", field="FILE", remedy="upgrade Reelfarm"
+            f"{source} was written by a newer version of Reelfarm (schema {schema})",
+            field="FILE",
+            remedy="upgrade Reelfarm",
         )
     return schema, num_jobs
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, func, or_, select
 
+from cluster.fit import NOT_THE_WORKERS
 from cluster.ledger import jobs as job_rows
 from cluster.ledger.jobs import Job
 from cluster.ledger.schema import attempts, cost_lines, edges, jobs, tasks, workers
@@ -303,10 +304,11 @@ def up_since(connection: Connection, ids: Collection[str]) -> dict[str, int]:
 
 def failed_on(connection: Connection, task_id: str, generation: int) -> Counter[str]:
     """How often a task failed in this generation, by worker id and by node: what `fit.Asked` wants."""
+    blames = or_(attempts.c.failure.is_(None), attempts.c.failure.not_in(NOT_THE_WORKERS))
     query = (
         select(attempts.c.worker_id, workers.c.node)
         .join(workers, workers.c.id == attempts.c.worker_id)
-        .where(attempts.c.task_id == task_id, attempts.c.generation == generation, attempts.c.state.in_(FAILED))
+        .where(attempts.c.task_id == task_id, attempts.c.generation == generation, attempts.c.state.in_(FAILED), blames)
     )
     return Counter(place for row in connection.execute(query) for place in row)
 

@@ -11,7 +11,7 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import operate
+from serve.cli import operate, upkeep
 from serve.cli.session import Work
 from serve.cli.wording import plural
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings=HELP_NAMES,
 )
+catalog = typer.Typer(rich_markup_mode="rich")
 
 
 def _shown_version(asked: bool) -> None:
@@ -83,6 +84,13 @@ IMAGE_HELP = (
     '  farm image "a pink star in outer space" --quality final --out star'
 )
 MODELS_HELP = "The catalog: what is here, what it needs, what it can draw."
+ADD_HELP = (
+    "Put a model into the catalog: weights from a directory or a hub repository, safetensors only.\n\n"
+    "What it can draw is read from its configurations. The entry is a YAML file under FARM_HOME/models.d.\n\n"
+    "[bold]Examples[/]\n"
+    "  farm models add ~/weights/my-wan --name wan-small\n"
+    "  farm models add Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+)
 
 Shots = Annotated[int, typer.Option(metavar="N", min=1, help="How many shots the film has.")]
 Seconds = Annotated[float, typer.Option(metavar="S", callback=_duration, help="How long each shot is.")]
@@ -219,15 +227,34 @@ def image(
     return Work(headline=text, facts=facts, out=_directory(out), gpus=gpus, as_json=as_json, check=check, run=run)
 
 
-@app.command(help=MODELS_HELP)
-def models(as_json: Annotated[bool, typer.Option("--json", help="The catalog as one JSON array.")] = False) -> None:
+@catalog.callback(invoke_without_command=True)
+def models(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="The catalog as one JSON array.")] = False,
+) -> None:
     """The catalog."""
-    from serve.cli.models import print_models
+    if context.invoked_subcommand is None:
+        from serve.cli.models import print_models
 
-    print_models(as_json=as_json)
+        print_models(as_json=as_json)
 
 
+@catalog.command("add", help=ADD_HELP)
+def add_to_catalog(
+    source: Annotated[str, typer.Argument(metavar="PATH|HUB_ID", help="A model as diffusers lays it out.")],
+    name: Annotated[str | None, typer.Option(metavar="ID", help="What to call it, if not as its directory.")] = None,
+    revision: Annotated[str, typer.Option(metavar="REV", help="Of a hub repository.")] = "main",
+    as_json: Annotated[bool, typer.Option("--json", help="The new entry as one JSON object.")] = False,
+) -> None:
+    """One more model."""
+    from serve.cli.models import print_added
+
+    print_added(_utf8(source, "source"), name=name, revision=revision, as_json=as_json)
+
+
+app.add_typer(catalog, name="models", help=MODELS_HELP)
 app.add_typer(operate.app)
+app.add_typer(upkeep.app, name="ledger", help=upkeep.HELP, rich_help_panel=operate.ACT)
 
 
 def version() -> str:

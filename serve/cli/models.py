@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.catalog import Availability, Catalog, Model
+from actors.limits import Limits
 from cluster import settings as settings_module
-from serve.cli.wording import clean
+from serve.cli.wording import clean, size
 
 HEADINGS = (("render", "These draw"), ("writer", "These write"))
 
@@ -28,6 +29,24 @@ def print_models(*, as_json: bool) -> None:
         print(json.dumps([facts_of(*entry) for entry in entries], ensure_ascii=False, indent=2), file=sys.stdout)
         return
     Console(file=sys.stdout, highlight=False, emoji=False, markup=False).print(picture(entries))
+
+
+def print_added(source: str, *, name: str | None, revision: str, as_json: bool) -> None:
+    """Puts the model into the catalog of FARM_HOME and says what it is now. Raises as `catalog_add.add_model`."""
+    from actors.catalog_add import add_model
+
+    home = settings_module.load().home
+    model = add_model(source, home=home, name=name, revision=revision)
+    availability = model.availability(home)
+    file = home / "models.d" / f"{model.id}.yaml"
+    if as_json:
+        print(json.dumps(facts_of(model, availability) | {"file": str(file)}, ensure_ascii=False), file=sys.stdout)
+        return
+    console = Console(file=sys.stdout, highlight=False, emoji=False, markup=False)
+    console.print(Padding(_table([(model, availability)], len(model.id)), (1, 1, 0, 1)))
+    verb = "image" if model.limits is not None and _stills_only(model.limits) else "clip"
+    console.print(Text(f" Its entry is {file}; edit it as you like.", style="dim", no_wrap=True, overflow="fold"))
+    console.print(Text(f' farm {verb} "..." --model {model.id}'))
 
 
 def facts_of(model: Model, availability: Availability) -> dict[str, Any]:
@@ -50,7 +69,7 @@ def facts_of(model: Model, availability: Availability) -> dict[str, Any]:
         facts |= {
             "sizes": [list(size) for size in model.limits.sizes],
             "fps": float(model.limits.fps),
-            "clips": model.limits.seconds(),
+            "clips": None if _stills_only(model.limits) else model.limits.seconds(),
             "steps": {quality.value: preset.steps for quality, preset in model.defaults.items()},
             "vocabulary": model.vocabulary.summary() if model.vocabulary else None,
         }
@@ -89,9 +108,7 @@ def _facts(model: Model, availability: Availability) -> Table:
     facts.add_column()
     if model.limits is not None:
         sizes = ", ".join(f"{width} × {height}" for width, height in model.limits.sizes)
-        facts.add_row(
-            Text("draws", style="dim"), f"{sizes}; {model.limits.seconds()} at {float(model.limits.fps):g} fps"
-        )
+        facts.add_row(Text("draws", style="dim"), f"{sizes}; {_lengths(model.limits)}")
         facts.add_row(
             "steps", ", ".join(f"{quality.value} {preset.steps}" for quality, preset in model.defaults.items())
         )
@@ -105,7 +122,15 @@ def _facts(model: Model, availability: Availability) -> Table:
 def _needs(model: Model) -> str:
     if model.accelerator_gib:
         return f"an accelerator with {model.accelerator_gib:g} GiB"
-    return f"a CPU, {model.memory_mb / 1000:g} GB of memory" if model.memory_mb else "a CPU"
+    return f"a CPU, {size(model.memory_mb * 1_000_000)} of memory" if model.memory_mb else "a CPU"
+
+
+def _stills_only(limits: Limits) -> bool:
+    return set(limits.frames) == {1}
+
+
+def _lengths(limits: Limits) -> str:
+    return "stills only" if _stills_only(limits) else f"{limits.seconds()} at {float(limits.fps):g} fps"
 
 
 def _words(model: Model) -> list[RenderableType]:
