@@ -80,11 +80,6 @@ def retry(office: Office, text: str, manner: Manner) -> None:
     """Dead tasks run again, with fresh budgets for failures."""
     where = named(office, text)
     deed = _deed(office, where, Move.REOPEN, "retry", "opened again", {State.DEAD})
-    if where.key is not None and not deed.facts["tasks"]:
-        state = office.ledger.task(where.task_id or "")["state"]
-        raise IllegalMove(
-            f"{where.name} is {state}, not dead", remedy=f"farm requeue {where.name} runs it again anyway"
-        )
     _perform(office, replace(deed, asks=deed.facts["tasks"] > 1), manner)
 
 
@@ -139,6 +134,12 @@ def _from(how: Move) -> frozenset[State]:
     return frozenset(state for state, move in MOVES if move is how)
 
 
+def _verbs(state: State) -> list[str]:
+    """What a person may do to a task in this state."""
+    words = {Move.CANCEL: "cancel", Move.HOLD: "hold", Move.RELEASE: "release", Move.EAT: "eat", Move.REOPEN: "requeue"}
+    return [word for move, word in words.items() if (state, move) in MOVES] + ["retry"] * (state is State.DEAD)
+
+
 def _deed(office: Office, where: Named, how: Move, verb: str, done: str, states: Collection[State]) -> Deed:
     """A move of the tasks of `where` that are in one of `states`. Raises IllegalMove for a task that cannot make it."""
     keys = [] if where.key is None else [where.key]
@@ -153,7 +154,7 @@ def _deed(office: Office, where: Named, how: Move, verb: str, done: str, states:
                 remedy="submit the job again: what has not changed costs nothing",
             )  # fmt: skip
         state = State(office.ledger.task(where.task_id or "")["state"])
-        possible = ", ".join(sorted(m.value for s, m in MOVES if s is state)) or "none"
+        possible = ", ".join(sorted(_verbs(state))) or "nothing"
         raise IllegalMove(f"{where.name} is {state}, which a person cannot {verb}", remedy=f"possible now: {possible}")
     return Deed(
         verb=verb,
@@ -188,7 +189,8 @@ def _costs(how: Move, seen: Touched) -> str:
     if seen.num_stale:
         said += f"; {plural(seen.num_stale, 'task')} built on {them} would be stale"
     if seen.left_out:
-        said += f"; {', '.join(seen.left_out[:5])} stays, for tasks of the job were made from it"
+        more = " and others" if len(seen.left_out) > 5 else ""
+        said += f"; {', '.join(seen.left_out[:5])}{more} stay as they are: tasks of the job were made from them, once"
     return said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
@@ -83,7 +84,7 @@ def worker_table(lines: Sequence[WorkerLine], *, now_us: int) -> RenderableType:
     """Two lines for each: who it is and what it does; what it is."""
     if not lines:
         return Text("no workers")
-    table = Grid("WORKER", "STATE", ">HELD", ">COST", ">IDLE", "WITH WHAT, OR WHY")
+    table = Grid("WORKER", "STATE", ">HELD", ">COST", "WITH WHAT, OR WHY")
     for line in lines:
         row = line.row
         held_us = (row.ended_us or now_us) - row.spawned_us
@@ -94,12 +95,12 @@ def worker_table(lines: Sequence[WorkerLine], *, now_us: int) -> RenderableType:
             Text(word, style="cyan" if word == "busy" else ""),
             span(held_us / 1e6),
             dollars(usd(sum(line.nano.values()))),
-            dollars(usd(idle)),
             clean(rest),
         )
         holds = f"{row.num_accelerators} x {row.accelerator}" if row.num_accelerators else row.accelerator
         facts = [row.role, row.model or "", f"{holds} {row.price_class}", f"on {row.node[-8:]}"]
-        table.note(clean(", ".join(filter(None, [*facts, f"held since {_when(row.spawned_us)}"]))))
+        facts += [f"idle for {dollars(usd(idle))}", f"since {_when(row.spawned_us)}"]
+        table.note(clean(", ".join(filter(None, facts))))
     return table
 
 
@@ -154,13 +155,13 @@ def job_card(
 def reasons(job_id: str, key: str, found: Explanation) -> RenderableType:
     """One task: its state, what holds it back, when that may be over, and what to do."""
 
-    def short(remedy: str) -> Text:
-        return Text(f"    {remedy.replace(job_id, short_id(job_id))}", style="cyan")
+    def short(remedy: str) -> Indented:
+        return Indented(text=Text(remedy.replace(job_id, short_id(job_id)), style="cyan"), by=4)
 
-    lines = [Text.assemble((clean(key), "bold"), f" {clean(found.said)}")]
+    lines: list[RenderableType] = [Text.assemble((clean(key), "bold"), f" {clean(found.said)}")]
     for hold in found.holds:
         when = f" (about {span(hold.eta_s)})" if hold.eta_s is not None and len(found.holds) > 1 else ""
-        lines.append(Text(f"  - {clean(hold.text)}{when}"))
+        lines.append(Indented(text=Text(f"- {clean(hold.text)}{when}"), by=2))
         if hold.remedy:
             lines.append(short(hold.remedy))
     if found.remedy:
@@ -186,6 +187,20 @@ def summed(count: int, noun: str, by_state: dict[State, int]) -> str:
     """ "3 tasks (1 running, 2 ready)"."""
     parts = ", ".join(f"{n} {state.value}" for state, n in by_state.items())
     return f"{plural(count, noun)} ({parts})" if parts else plural(count, noun)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Indented:
+    """A paragraph whose every line begins further right."""
+
+    text: Text
+    by: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        for line in self.text.wrap(console, max(20, options.max_width - self.by)):
+            line.pad_left(self.by)
+            line.rstrip()
+            yield line
 
 
 class Grid:
