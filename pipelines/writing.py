@@ -201,9 +201,9 @@ class _Room:
             return FREE_PATTERN
         said: dict[str, Any] = {"noun": picture.noun, "verbs": picture.verbs, "is_new": picture.is_new}
         place: dict[str, Any] = {"position": picture.index, "num_shots": self.num_shots}
-        if plain:
+        if plain or picture.starts_scene:
             return plain_pattern(**said, **place, where=picture.where)
-        return narration_pattern(**said, **place, says_where=picture.starts_scene)
+        return narration_pattern(**said, **place)
 
     def _ask(
         self,
