@@ -126,7 +126,7 @@ class Dispatcher:
         self._bounds = Bounds(cold_s=settings.stuck_s, least_s=settings.stuck_least_s)
         self._health = Health()
         self._woken = asyncio.Event()
-        self._picking = asyncio.Lock()
+        self._picking, self._looking = asyncio.Lock(), asyncio.Lock()
 
     async def start(self) -> int:
         """Takes a new term and gives everything that runs a full lease of grace. Returns the term."""
@@ -262,6 +262,7 @@ class Dispatcher:
         with about(task=report.task_id, attempt=report.attempt_id, worker=report.worker_id):
             answer = await self._take(report)
             lease = self._leases.pop(report.attempt_id, None)
+            self._queue.settled(report.task_id, now_s=self._clock.monotonic_s())
             say(log, "A report came in.", action="report", outcome=report.outcome.value, answer=answer.value)
             if lease is not None and answer is Answer.ACCEPTED:
                 await self._learn_from(report, lease)
@@ -380,6 +381,7 @@ class Dispatcher:
                 answer = await self._call(partial(lose, failure=failure, end=end))
                 self._note_failure(lease)
             self._leases.pop(lease.attempt_id, None)
+            self._queue.settled(lease.task_id, now_s=self._clock.monotonic_s())
             say(log, "An attempt was lost.", action="attempt.lost", why=why, answer=answer.value, found=bool(found))
 
     async def _stuck(self, lease: _Lease, bound_s: float) -> None:
@@ -467,33 +469,33 @@ class Dispatcher:
 
     async def _look(self) -> None:
         """Reads what changed since the last look, and wakes who waits."""
-        if await self._call(self._queue.read):
-            self._woken.set()
+        async with self._looking:
+            look = await self._call(partial(self._queue.read, self._clock.monotonic_s()))
+            if self._queue.take_in(look, now_s=self._clock.monotonic_s(), now_us=self._clock.now_us()):
+                self._woken.set()
         self._preempt()
 
     async def _pick(self, worker: WorkerFacts, request_id: str) -> Order | None:
         async with self._picking:
-            now_s = self._clock.monotonic_s()
+            now_s, now_us = self._clock.monotonic_s(), self._clock.now_us()
             fits = partial(self._fits, self._place(worker))
-            for candidate in self._queue.best(worker, fits=fits, now_s=now_s, now_us=self._clock.now_us()):
-                got = await self._call(
-                    partial(
-                        self._ledger.lease,
-                        self._term,
-                        candidate.task_id,
-                        epoch=candidate.epoch,
-                        worker_id=worker.id,
-                        request_id=request_id,
-                    )
-                )
-                self._queue.drop(candidate)
+            for candidate in self._queue.best(worker, fits=fits, now_us=now_us):
+                self._queue.take(candidate, now_s=now_s, now_us=now_us)
+                lease = partial(self._ledger.lease, self._term, candidate.task_id, epoch=candidate.epoch)
+                try:
+                    got = await self._call(partial(lease, worker_id=worker.id, request_id=request_id))
+                except FarmError:
+                    self._queue.missed(candidate)
+                    raise
                 if got is None:
+                    self._queue.missed(candidate)
                     continue
-                self._queue.given(candidate, now_s=now_s)
                 order = await self._order(*got, worker.id)
                 say(log, "A task was leased.", action="lease", task=order.task_id, attempt=order.attempt_id)
                 return order
-            return None
+        if self._queue.is_low:
+            await self._look()
+        return None
 
     def _place(self, worker: WorkerFacts) -> Place:
         on_node = [x for x in self._leases.values() if self._nodes.get(x.worker_id) == worker.node]

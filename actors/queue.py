@@ -1,84 +1,230 @@
-"""Ready tasks in the dispatcher's memory: the heads of jobs, read again when a job changed, and who gets the next."""
+"""Ready tasks in the dispatcher's memory: the first ones of each job, and who gets the next.
+
+`read` asks the ledger in a thread and returns what it saw; everything else happens on the dispatcher's event loop. A
+job is read again when it changed: at once if it has another number of READY tasks than expected, or few are left of
+those in memory; else within RECHECK_S, so that the queue's own leases do not make it read all jobs all the time. What
+is offered here may be gone in the ledger: a lease that fails says so, and the job is read again.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.contract import WorkerFacts
 from cluster.ledger.ledger import Ledger
-from cluster.schedule import Candidate, UseMeter, ranked
+from cluster.schedule import Balance, Candidate, Charge, ranked, within_show
 
-WINDOW = 64  # ready tasks of one job that are looked at
+WINDOW = 64  # ready tasks of one (job, requirement) that are read at once
+FEW = 16  # so many left of them: time to read more
+RECHECK_S = 10.0
+RESORT_US = 60_000_000
+"""A line is sorted anew so often, for tasks become due as time goes by."""
+
+ORDER = slice(3, 8)
+"""Of a row of a job, the columns that order it: tenant to deadline."""
+
+Requirement = tuple[str, str | None]  # role, model
+Key = tuple[float, float, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the ledger said: all jobs with READY tasks, and the first tasks of those that were read."""
+
+    jobs: dict[str, Any]
+    read: frozenset[str]
+    tasks: list[Any]
 
 
 @dataclass(slots=True)
-class _Heads:
-    seq: int
+class _Job:
     row: Any
-    tasks: list[Any] = field(default_factory=list)
+    read_s: float
+    num_expected: int  # READY tasks, by what was read and what was leased since
+    ready: dict[Requirement, deque[Any]] = field(default_factory=dict)
+    full: set[Requirement] = field(default_factory=set)  # the ledger has more of these
+    heads: dict[Requirement, Key] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Line:
+    """The heads of all jobs of one show, tier and requirement, in their order."""
+
+    sorted_us: int
+    heads: list[tuple[Key, str]] = field(default_factory=list)  # with the job's id
 
 
 class Queue:
-    """Owned by one dispatcher, used on its event loop. `read` blocks on the ledger: call it in a thread."""
+    """Owned by one dispatcher."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._heads: dict[str, _Heads] = {}
-        self._use = UseMeter()
+        self._jobs: dict[str, _Job] = {}
+        self._lines: dict[Requirement, dict[tuple[str, str], _Line]] = {}
+        self._to_read: set[str] = set()  # jobs of which little is left, or of which something was not true
+        self._shares: dict[str, float] = {}
+        self._balances: dict[str, Balance] = {}
+        self._charges: dict[str, tuple[Balance, Charge, float]] = {}  # by task
+        self._taken: set[tuple[str, int]] = set()  # since a look began: it may not have seen that
+        self._taken_before: set[tuple[str, int]] = set()
 
-    def read(self) -> bool:
-        """Reads the heads of jobs that changed since the last look. Whether anything is new."""
+    def read(self, now_s: float) -> Look:
+        """Blocks on the ledger: call it in a thread, one at a time."""
+        self._taken_before, self._taken = self._taken, set()
         rows = {row.id: row for row in self._ledger.jobs_with_ready_tasks()}
-        for job_id in [j for j in self._heads if j not in rows]:
-            del self._heads[job_id]
-        stale = [i for i, row in rows.items() if i not in self._heads or self._heads[i].seq != row.seq]
-        if stale:
-            found: dict[str, list[Any]] = {}
-            for task in self._ledger.ready_tasks(stale, WINDOW):
-                found.setdefault(task.job_id, []).append(task)
-            for job_id in stale:
-                self._heads[job_id] = _Heads(rows[job_id].seq, rows[job_id], found.get(job_id, []))
-        return bool(stale)
+        read = [i for i, row in rows.items() if self._is_old(self._jobs.get(i), row, now_s)]
+        return Look(rows, frozenset(read), self._ledger.ready_tasks(read, WINDOW) if read else [])
 
-    def best(
-        self, worker: WorkerFacts, *, fits: Callable[[Any], bool], now_s: float, now_us: int
-    ) -> Sequence[Candidate]:
-        """What the worker may run, best first: one head per job. `fits` looks at a ready task's row."""
-        return ranked(self._candidates(worker, fits), shares={}, use=self._use.at(now_s), now_us=now_us)
+    def take_in(self, look: Look, *, now_s: float, now_us: int) -> bool:
+        """Puts what was read in the place of what was known. Whether there is anything new."""
+        for job_id in self._jobs.keys() - look.jobs.keys():
+            self._forget(job_id)
+        self._shares = {f"{row.tenant}/{row.show}": row.share for row in look.jobs.values()}
+        gone = self._taken | self._taken_before
+        found: dict[str, dict[Requirement, deque[Any]]] = {job_id: {} for job_id in look.read}
+        full: dict[str, set[Requirement]] = {job_id: set() for job_id in look.read}
+        num_gone = dict.fromkeys(look.read, 0)
+        for task in look.tasks:
+            requirement = (task.role, task.model)
+            if task.place == WINDOW:
+                full[task.job_id].add(requirement)
+            if (task.id, task.epoch) in gone:
+                num_gone[task.job_id] += 1
+            else:
+                found[task.job_id].setdefault(requirement, deque()).append(task)
+        self._to_read -= look.read
+        for job_id in look.read:
+            self._forget(job_id)
+            row = look.jobs[job_id]
+            job = _Job(row, now_s, row.n_ready - num_gone[job_id], found[job_id], full[job_id])
+            self._jobs[job_id] = job
+            for requirement in job.ready:
+                self._line_up(job, requirement, now_us)
+        return bool(look.tasks)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether a look is due: few tasks are left of a job that has more, or what was known was not true."""
+        return bool(self._to_read)
+
+    def best(self, worker: WorkerFacts, *, fits: Callable[[Any], bool], now_us: int) -> Sequence[Candidate]:
+        """What the worker may run, best first: one for each show, tier and requirement. `fits` looks at a row."""
+        found = []
+        for (role, model), lines in self._lines.items():
+            if role == worker.role and (model is None or model in worker.models):
+                for line in lines.values():
+                    head = self._first(line, (role, model), fits, now_us)
+                    if head is not None:
+                        resident = model is not None and model in worker.models
+                        found.append(_candidate(*head, resident=resident, fleet=worker.fleet))
+        balance = self._balances.setdefault(worker.fleet, Balance())
+        return ranked(found, standing=balance.standing(found, shares=self._shares), now_us=now_us)
 
     def waiting(self, tier: str) -> list[Any]:
         """The ready tasks of a tier, as rows, that are in memory."""
-        return [task for heads in self._heads.values() if heads.row.tier == tier for task in heads.tasks]
+        return [t for job in self._jobs.values() if job.row.tier == tier for line in job.ready.values() for t in line]
 
-    def drop(self, candidate: Candidate) -> None:
-        """It was leased, or somebody else has it."""
-        heads = self._heads.get(candidate.job_id)
-        if heads is not None:
-            heads.tasks = [t for t in heads.tasks if t.id != candidate.task_id]
+    def take(self, candidate: Candidate, *, now_s: float, now_us: int) -> None:
+        """It is about to be leased: nobody else is offered it, and its show has used what it is predicted to take."""
+        self._taken.add((candidate.task_id, candidate.epoch))
+        balance = self._balances.setdefault(candidate.fleet, Balance())
+        self._charges[candidate.task_id] = (balance, balance.charge(candidate, now_s=now_s), now_s)
+        job = self._jobs.get(candidate.job_id)
+        for requirement, tasks in job.ready.items() if job else ():
+            place = next((n for n, t in enumerate(tasks) if t.id == candidate.task_id), None)
+            if job is not None and place is not None:
+                self._leave_line(job, requirement)
+                del tasks[place]
+                self._line_up(job, requirement, now_us)
+                job.num_expected -= 1
+                if requirement in job.full and len(tasks) < FEW:
+                    self._to_read.add(candidate.job_id)
+                return
 
-    def given(self, candidate: Candidate, *, now_s: float) -> None:
-        """A lease of it was given: its show and tier have used so much."""
-        self._use.add(show=candidate.show, tier=candidate.tier, seconds=candidate.predicted_s, now_s=now_s)
+    def missed(self, candidate: Candidate) -> None:
+        """The ledger did not lease it: what is known of its job is not true any more."""
+        self._taken.discard((candidate.task_id, candidate.epoch))
+        self._taken_before.discard((candidate.task_id, candidate.epoch))
+        self._to_read.add(candidate.job_id)
+        if candidate.task_id in self._charges:
+            balance, charge, _ = self._charges.pop(candidate.task_id)
+            balance.settle(charge, 0.0)
 
-    def _candidates(self, worker: WorkerFacts, fits: Callable[[Any], bool]) -> list[Candidate]:
-        found = []
-        for heads in self._heads.values():
-            task = next((t for t in heads.tasks if fits(t)), None)
+    def settled(self, task_id: str, *, now_s: float) -> None:
+        """Its lease is over, however it ended: its show is charged what it held, not what was predicted."""
+        if task_id in self._charges:
+            balance, charge, since_s = self._charges.pop(task_id)
+            balance.settle(charge, now_s - since_s)
+
+    def _is_old(self, job: _Job | None, row: Any, now_s: float) -> bool:
+        if job is None or row.id in self._to_read or row[ORDER] != job.row[ORDER]:
+            return True
+        return bool(row.seq != job.row.seq) and (row.n_ready != job.num_expected or now_s - job.read_s > RECHECK_S)
+
+    def _first(
+        self, line: _Line, requirement: Requirement, fits: Callable[[Any], bool], now_us: int
+    ) -> tuple[Any, Any] | None:
+        if now_us - line.sorted_us > RESORT_US:
+            line.sorted_us = now_us
+            for n, (_, job_id) in enumerate(line.heads):
+                job = self._jobs[job_id]
+                job.heads[requirement] = self._key(job.row, job.ready[requirement][0], now_us)
+                line.heads[n] = (job.heads[requirement], job_id)
+            line.heads.sort()
+        for _, job_id in line.heads:
+            job = self._jobs[job_id]
+            task = next((t for t in job.ready[requirement] if fits(t)), None)
             if task is not None:
-                found.append(
-                    Candidate(
-                        task_id=task.id,
-                        job_id=task.job_id,
-                        epoch=task.epoch,
-                        show=f"{heads.row.tenant}/{heads.row.show}",
-                        tier=heads.row.tier,
-                        priority=heads.row.priority,
-                        deadline_us=heads.row.deadline_us,
-                        ready_us=task.changed_us,
-                        predicted_s=task.weight,
-                        resident=task.model is not None and task.model in worker.models,
-                    )
-                )
-        return found
+                return job.row, task
+        return None
+
+    def _line_up(self, job: _Job, requirement: Requirement, now_us: int) -> None:
+        tasks = job.ready[requirement]
+        if tasks:
+            lines = self._lines.setdefault(requirement, {})
+            line = lines.setdefault((job.row.tier, _show(job.row)), _Line(now_us))
+            job.heads[requirement] = self._key(job.row, tasks[0], now_us)
+            insort(line.heads, (job.heads[requirement], job.row.id))
+
+    def _leave_line(self, job: _Job, requirement: Requirement) -> None:
+        key = job.heads.pop(requirement, None)
+        if key is not None:
+            lines = self._lines[requirement]
+            name = (job.row.tier, _show(job.row))
+            heads = lines[name].heads
+            del heads[bisect_left(heads, (key, job.row.id))]
+            if not heads:
+                del lines[name]
+
+    def _forget(self, job_id: str) -> None:
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            for requirement in list(job.heads):
+                self._leave_line(job, requirement)
+
+    def _key(self, row: Any, task: Any, now_us: int) -> Key:
+        return within_show(_candidate(row, task, resident=False, fleet=""), now_us=now_us)
+
+
+def _candidate(row: Any, task: Any, *, resident: bool, fleet: str) -> Candidate:
+    return Candidate(
+        task_id=task.id,
+        job_id=row.id,
+        epoch=task.epoch,
+        show=_show(row),
+        tier=row.tier,
+        priority=row.priority,
+        deadline_us=row.deadline_us,
+        ready_us=task.changed_us,
+        predicted_s=task.weight,
+        resident=resident,
+        fleet=fleet,
+    )
+
+
+def _show(row: Any) -> str:
+    return f"{row.tenant}/{row.show}"

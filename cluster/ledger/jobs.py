@@ -7,32 +7,61 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, select
 
 from cluster.assets import canonical_json, check_tenant
 from cluster.errors import InvalidInput, NotFound
 from cluster.graph import TaskSpec, flaw_of_text
-from cluster.ledger import events, moves, questions
+from cluster.ledger import events, moves, questions, shares
 from cluster.ledger.schema import jobs, shows, tasks
 from cluster.states import JobState, State, job_state
 
 TIERS = ("interactive", "normal", "batch")
-READY_TASKS = (
+WITH_READY = (
     select(
-        tasks.c.id,
-        tasks.c.job_id,
-        tasks.c.role,
-        tasks.c.model,
-        tasks.c.epoch,
-        tasks.c.weight,
-        tasks.c.changed_us,
-        tasks.c.key,
-        tasks.c.failures,
+        jobs.c.id,
+        jobs.c.seq,
+        jobs.c.n_ready,
+        jobs.c.tenant,
+        jobs.c.show,
+        jobs.c.tier,
+        jobs.c.priority,
+        jobs.c.deadline_us,
+        shows.c.share,
     )
-    .where(tasks.c.job_id == bindparam("job"), tasks.c.state == State.READY.value, ~questions.ANSWERED_ELSEWHERE)
-    .order_by(tasks.c.ordinal)
-    .limit(bindparam("most"))
+    .join(shows, and_(shows.c.tenant == jobs.c.tenant, shows.c.name == jobs.c.show))
+    .where(jobs.c.n_ready > 0, jobs.c.held.is_(False), jobs.c.target == "run")
 )
+
+
+def _ready_tasks() -> Select[Any]:
+    numbered = (
+        select(
+            tasks.c.id,
+            tasks.c.job_id,
+            tasks.c.role,
+            tasks.c.model,
+            tasks.c.epoch,
+            tasks.c.weight,
+            tasks.c.changed_us,
+            tasks.c.key,
+            tasks.c.failures,
+            tasks.c.ordinal,
+            func.row_number()
+            .over(partition_by=(tasks.c.job_id, tasks.c.role, tasks.c.model), order_by=tasks.c.ordinal)
+            .label("place"),
+        )
+        .where(
+            tasks.c.job_id.in_(bindparam("jobs", expanding=True)),
+            tasks.c.state == State.READY.value,
+            ~questions.ANSWERED_ELSEWHERE,
+        )
+        .subquery()
+    )
+    return select(numbered).where(numbered.c.place <= bindparam("most")).order_by(numbered.c.job_id, numbered.c.ordinal)
+
+
+READY_TASKS = _ready_tasks()
 PUBLIC = (
     *("id", "tenant", "show", "recipe", "version", "title", "spec", "tier", "priority", "deadline_us", "held"),
     *("seq", "num_tasks", "created_us", "ended_us"),
@@ -128,9 +157,7 @@ def submit(
                     remedy="use a new key for a new request",
                 )
             return str(known.id), False
-    show = select(shows.c.name).where(shows.c.tenant == spec.tenant, shows.c.name == spec.show)
-    if connection.execute(show).one_or_none() is None:
-        connection.execute(insert(shows).values(tenant=spec.tenant, name=spec.show, share=1.0, created_us=now_us))
+    shares.ensure(connection, spec.tenant, spec.show, now_us=now_us)
     connection.execute(
         insert(jobs).values(
             id=job_id,
@@ -172,30 +199,20 @@ def read(connection: Connection, job_id: str) -> Job:
 
 
 def with_ready_tasks(connection: Connection) -> list[Row[Any]]:
-    """(id, seq) and what orders them, of each job with READY tasks that is not on hold; `seq` tells of any change."""
-    return list(
-        connection.execute(
-            select(
-                jobs.c.id,
-                jobs.c.seq,
-                jobs.c.tenant,
-                jobs.c.show,
-                jobs.c.tier,
-                jobs.c.priority,
-                jobs.c.deadline_us,
-                jobs.c.created_us,
-            ).where(jobs.c.n_ready > 0, jobs.c.held.is_(False))
-        )
-    )
+    """What orders them, of each job with READY tasks that may run; `seq` tells of any change, `share` is its show's."""
+    return list(connection.execute(WITH_READY))
 
 
-def ready_tasks(connection: Connection, job_id: str, limit: int) -> list[Row[Any]]:
-    """The first READY tasks of a job: (id, role, model, epoch, weight, changed_us, key, failures).
+def ready_tasks(connection: Connection, job_ids: Sequence[str], most: int) -> list[Row[Any]]:
+    """The first READY tasks, `most` at most for each role and model of a job, in their order.
 
     A task whose question somebody is answering right now is left out: it will take that answer, or be told by an event
     of its job that the other one gave up.
     """
-    return list(connection.execute(READY_TASKS, {"job": job_id, "most": limit}))
+    found: list[Row[Any]] = []
+    for first in range(0, len(job_ids), 1_000):  # databases bound the parameters of a statement
+        found += connection.execute(READY_TASKS, {"jobs": list(job_ids[first : first + 1_000]), "most": most})
+    return found
 
 
 def tasks_of(connection: Connection, job_id: str) -> list[Row[Any]]:

@@ -14,7 +14,19 @@ from cluster import faults
 from cluster.clock import Clock, SystemClock
 from cluster.errors import FailureClass, NotFound
 from cluster.graph import TaskSpec
-from cluster.ledger import audit, events, history, holdings, jobs, leases, money, moves, operations, recount
+from cluster.ledger import (
+    audit,
+    events,
+    history,
+    holdings,
+    jobs,
+    leases,
+    money,
+    moves,
+    operations,
+    recount,
+    shares,
+)
 from cluster.ledger.audit import Log
 from cluster.ledger.database import Database
 from cluster.ledger.events import Event
@@ -156,6 +168,15 @@ class Ledger:
         now_us = self.clock.now_us()
         self._do(lambda c: operations.set_priority(c, job_id, priority=priority, tier=tier, now_us=now_us))
 
+    def set_share(self, tenant: str, show: str, share: float) -> None:
+        """What the show is owed, as a weight beside the others. Raises InvalidInput."""
+        now_us = self.clock.now_us()
+        self._do(lambda c: shares.set_share(c, tenant, show, share, now_us=now_us))
+
+    def shares(self) -> dict[str, float]:
+        """By show, as "tenant/name"."""
+        return self._do(shares.shares)
+
     def move_task(self, task_id: str, how: Move, *, reason: str) -> State:
         """A move of a person. Raises NotFound, IllegalMove."""
         now_us = self.clock.now_us()
@@ -190,7 +211,7 @@ class Ledger:
         return self._do(jobs.with_ready_tasks)
 
     def ready_tasks(self, job_ids: Sequence[str], limit: int) -> list[Row[Any]]:
-        return self._do(lambda c: [row for job_id in job_ids for row in jobs.ready_tasks(c, job_id, limit)])
+        return self._do(lambda c: jobs.ready_tasks(c, job_ids, limit))
 
     def running(self) -> list[Row[Any]]:
         return self._do(leases.running)
