@@ -403,3 +403,34 @@ def test_one_answer_wakes_all_who_wait_for_it(desk: LedgerDesk) -> None:
     assert desk.ledger.job(job).counts == {S.SUCCEEDED: 1, S.READY: num, S.PENDING: 1}
     assert len(desk.ledger.ready_tasks([job], 64)) == 64
     desk.check()
+
+
+def test_the_first_ready_tasks_of_each_role_and_model_are_seen(desk: LedgerDesk) -> None:
+    """A hundred shots of one model do not hide what another worker could do."""
+    shots = [task(f"shot{n}", model="small") for n in range(5)]
+    job = desk.submit(*shots, task("large", model="large"), task("words", role="write"), task("late", "words"))
+    other = desk.submit(task("alone"), show="other", tier="batch", priority=9, deadline_us=77)
+    seen = [(t.job_id, t.key, t.place) for t in desk.ledger.ready_tasks([job, other], 2)]
+    assert seen == [(job, "shot0", 1), (job, "shot1", 2), (job, "large", 1), (job, "words", 1), (other, "alone", 1)]
+    rows = {row.id: row for row in desk.ledger.jobs_with_ready_tasks()}
+    assert {i: (row.n_ready, row.show, row.tier, row.priority, row.deadline_us) for i, row in rows.items()} == {
+        job: (7, "default", "normal", 50, None),
+        other: (1, "other", "batch", 9, 77),
+    }
+
+
+def test_a_show_has_the_share_that_it_was_given(desk: LedgerDesk) -> None:
+    desk.ledger.set_share("studio", "ahead-of-its-jobs", 3)
+    desk.submit(task("a"))
+    desk.ledger.set_share("studio", "default", 0.5)
+    desk.submit(task("b"))
+    assert desk.ledger.shares() == {"studio/ahead-of-its-jobs": 3.0, "studio/default": 0.5}
+    assert {row.share for row in desk.ledger.jobs_with_ready_tasks()} == {0.5}
+
+
+@pytest.mark.parametrize("share", [0, -1, float("nan"), float("inf"), 1e7], ids=str)
+def test_a_share_that_would_starve_somebody_is_refused(desk: LedgerDesk, share: float) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        desk.ledger.set_share("studio", "default", share)
+    assert refused.value.field == "share"
+    assert desk.ledger.shares() == {}
