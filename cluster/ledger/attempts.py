@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, select, update
 
 from cluster.assets import attempt_of
 from cluster.ledger import money
@@ -14,11 +16,30 @@ from cluster.states import AttemptState
 
 def end(connection: Connection, attempt: Row[Any], state: AttemptState, *, now_us: int, **columns: Any) -> None:
     """Closes the interval of its worker and ends the attempt, if it still runs."""
-    money.close_interval(connection, attempt.worker_id, now_us=now_us)
-    connection.execute(
+    end_all(connection, [(attempt, columns)], state, now_us=now_us)
+
+
+def end_all(
+    connection: Connection,
+    ending: Sequence[tuple[Row[Any], dict[str, Any]]],
+    state: AttemptState,
+    *,
+    now_us: int,
+) -> None:
+    """The same of many attempts, which set the same columns."""
+    if not ending:
+        return
+    money.close_intervals(connection, sorted({attempt.worker_id for attempt, _ in ending}), now_us=now_us)
+    rows = [{"attempt": a.id, "state": state.value, "ended_us": now_us, **columns} for a, columns in ending]
+    connection.execute(_end(tuple(name for name in rows[0] if name != "attempt")), rows)
+
+
+@cache
+def _end(names: tuple[str, ...]) -> Update:
+    return (
         update(attempts)
-        .where(attempts.c.id == attempt.id, attempts.c.state == AttemptState.RUNNING.value)
-        .values(state=state.value, ended_us=now_us, **columns)
+        .where(attempts.c.id == bindparam("attempt"), attempts.c.state == AttemptState.RUNNING.value)
+        .values({name: bindparam(name, type_=attempts.c[name].type) for name in names})
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -75,31 +75,36 @@ def append(
 ) -> None:
     """Writes one event of a job that moves no task."""
     news = News(kind=kind, task_id=task_id, attempt_id=attempt_id, epoch=epoch, data=data or {})
-    append_all(connection, job_id, [news], at_us=at_us)
+    append_all(connection, {job_id: [news]}, at_us=at_us)
 
 
-def append_all(connection: Connection, job_id: str, news: Sequence[News], *, at_us: int) -> Row[Any]:
-    """Numbers and writes events of a job, moves its counters along, and returns its row; two statements in all.
+def append_all(connection: Connection, news: Mapping[str, Sequence[News]], *, at_us: int) -> list[Row[Any]]:
+    """Numbers and writes events of some jobs, moves their counters along, and returns their rows.
 
     PostgreSQL keeps every version of a row that one transaction makes and walks all of them at each change: so the row
-    of a job is changed once, not once for each of its tasks.
+    of a job is changed once, not once for each of its tasks. Jobs to which the same happened share a statement.
     """
-    moved: Counter[str] = Counter()
-    for one in news:
-        if one.from_state is not None:
-            moved[one.from_state.value] -= 1
-        if one.to_state is not None:
-            moved[one.to_state.value] += 1
-    changed = tuple(sorted(state for state, n in moved.items() if n))
-    more = {f"more_{state}": moved[state] for state in changed}
-    job = connection.execute(_count(changed), {"job": job_id, "num": len(news), **more}).one()
-    first = int(job.seq) - len(news) + 1
+    alike: dict[tuple[int, tuple[tuple[str, int], ...]], list[str]] = {}
+    for job_id, some in news.items():
+        moved: Counter[str] = Counter()
+        for one in some:
+            if one.from_state is not None:
+                moved[one.from_state.value] -= 1
+            if one.to_state is not None:
+                moved[one.to_state.value] += 1
+        changed = tuple(sorted((state, n) for state, n in moved.items() if n))
+        alike.setdefault((len(some), changed), []).append(job_id)
+    rows: list[Row[Any]] = []
+    for (num, changed), job_ids in alike.items():
+        more = {f"more_{state}": n for state, n in changed}
+        count = _count(tuple(state for state, _ in changed))
+        rows += connection.execute(count, {"jobs": job_ids, "num": num, **more})
     connection.execute(
         INSERT,
         [
             {
-                "job_id": job_id,
-                "seq": first + n,
+                "job_id": job.id,
+                "seq": seq,
                 "at_us": at_us,
                 "kind": one.kind,
                 "task_id": one.task_id,
@@ -109,19 +114,20 @@ def append_all(connection: Connection, job_id: str, news: Sequence[News], *, at_
                 "to_state": one.to_state.value if one.to_state else None,
                 "data": one.data,
             }
-            for n, one in enumerate(news)
+            for job in rows
+            for seq, one in enumerate(news[job.id], job.seq - len(news[job.id]) + 1)
         ],
     )
-    return job
+    return rows
 
 
 @cache
 def _count(states: tuple[str, ...]) -> ReturningUpdate[Any]:
-    """The next numbers of a job, and its counters of these states moved along; built once for each set of states."""
+    """The next numbers of jobs, and their counters of these states moved along; built once for each set of states."""
     counters = {f"n_{state}": jobs.c[f"n_{state}"] + bindparam(f"more_{state}") for state in states}
     return (
         update(jobs)
-        .where(jobs.c.id == bindparam("job"))
+        .where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
         .values({"seq": jobs.c.seq + bindparam("num"), **counters})
         .returning(*jobs.c)
     )

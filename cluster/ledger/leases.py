@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -17,16 +18,24 @@ from cluster.ledger.schema import dispatcher, jobs, tasks, workers
 from cluster.states import AttemptState, Move, State
 
 LONGEST_MESSAGE = 4_000
+LOST = "worker {} has left, or never joined"
+S = AttemptState
 
 TERM = select(dispatcher.c.term)
-ATTEMPT = select(attempts_table).where(attempts_table.c.id == bindparam("attempt"))
-ANSWERED_ELSEWHERE = select(tasks.c.id).where(tasks.c.id == bindparam("task"), questions.ANSWERED_ELSEWHERE)
+ATTEMPTS = select(attempts_table).where(attempts_table.c.id.in_(bindparam("attempts", expanding=True)))
+JOBS = select(jobs).where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
+WORKERS = select(workers.c.id, workers.c.drain_us).where(
+    workers.c.id.in_(bindparam("workers", expanding=True)), workers.c.ended_us.is_(None)
+)
+ANSWERED_ELSEWHERE = select(tasks.c.id).where(
+    tasks.c.id.in_(bindparam("tasks", expanding=True)), questions.ANSWERED_ELSEWHERE
+)
 BY_REQUEST = (
-    select(tasks)
+    select(tasks, attempts_table.c.worker_id, attempts_table.c.request_id)
     .join(attempts_table, attempts_table.c.id == tasks.c.attempt_id)
     .where(
-        attempts_table.c.worker_id == bindparam("worker"),
-        attempts_table.c.request_id == bindparam("request"),
+        attempts_table.c.worker_id.in_(bindparam("workers", expanding=True)),
+        attempts_table.c.request_id.in_(bindparam("requests", expanding=True)),
         attempts_table.c.state == AttemptState.RUNNING.value,
         tasks.c.state == State.RUNNING.value,
     )
@@ -96,53 +105,119 @@ def check_term(connection: Connection, term: int) -> None:
         raise StaleTerm(f"dispatcher of term {term} has been replaced by term {current}")
 
 
-def lease(
-    connection: Connection, task_id: str, *, epoch: int, attempt_id: str, worker_id: str, request_id: str, now_us: int
-) -> Row[Any] | None:
-    """Gives the task to the worker under epoch + 1, if it is still READY at `epoch`. Returns its row, or None.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """A call of a worker for the task that a dispatcher has chosen for it."""
+
+    task_id: str
+    epoch: int
+    worker_id: str
+    request_id: str
+    attempt_id: str  # of the attempt, if it comes to one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leased:
+    """What a worker needs to know of the task that it got."""
+
+    task: Row[Any]
+    job: Row[Any]
+    inputs: list[Row[Any]]
+    spends: dict[str, money.Spend]  # on the inputs, by task
+
+
+def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[Leased | WorkerLost | None]:
+    """Gives each task to its worker under epoch + 1, if it is still READY at `epoch`; else None in its place.
 
     A request that has a lease already gets that one again, whatever it asks now: one request, one lease. None too if
-    the job is on hold or canceled, the worker drains, or somebody else is answering the same question. Raises
-    WorkerLost for a worker that is not here: nobody would pay for its time.
+    the job is on hold or canceled, the worker drains, or somebody else is answering the same question. WorkerLost
+    stands for a worker that is not here: nobody would pay for its time. Many asks take about as many statements as one.
     """
-    again = leased_by_request(connection, worker_id, request_id)
-    if again is not None:
-        return again
-    task = moves.read(connection, task_id)
-    if task is None or task.state != State.READY.value or task.epoch != epoch:
-        return None
-    job = connection.execute(select(jobs.c.held, jobs.c.target).where(jobs.c.id == task.job_id)).one()
-    waits = connection.execute(ANSWERED_ELSEWHERE, {"task": task_id}).one_or_none() is not None
-    if job.held or job.target != "run" or waits:
-        return None
-    worker = connection.execute(select(workers.c.drain_us, workers.c.ended_us).where(workers.c.id == worker_id)).first()
-    if worker is None or worker.ended_us is not None:
-        raise WorkerLost(f"worker {worker_id} has left, or never joined", remedy="join first")
-    if worker.drain_us is not None:
-        return None
-    money.close_interval(connection, worker_id, now_us=now_us)
-    connection.execute(
-        insert(attempts_table).values(
-            id=attempt_id,
-            task_id=task_id,
-            job_id=task.job_id,
-            epoch=epoch + 1,
-            generation=task.generation,
-            worker_id=worker_id,
-            request_id=request_id,
-            state=AttemptState.RUNNING.value,
-            started_us=now_us,
-        )
-    )
-    moves.apply(
-        connection, task, Move.LEASE, now_us=now_us, attempt_id=attempt_id, data={"worker": worker_id}, epoch=epoch + 1
-    )
-    return moves.read(connection, task_id)
+    by_request = {(row.worker_id, row.request_id): row for row in _by_request(connection, asks)}
+    new = [ask for ask in asks if (ask.worker_id, ask.request_id) not in by_request]
+    of_asks = moves.read_all(connection, [ask.task_id for ask in new]) if new else {}
+    job_ids = sorted({row.job_id for row in (*of_asks.values(), *by_request.values())})
+    its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": job_ids})} if job_ids else {}
+    here = {row.id: row for row in connection.execute(WORKERS, {"workers": [a.worker_id for a in new]})} if new else {}
+    keyed = [t.id for t in of_asks.values() if t.content_key is not None and t.generation == 0]
+    waits = set(connection.execute(ANSWERED_ELSEWHERE, {"tasks": keyed}).scalars()) if keyed else set[str]()
+    given: dict[tuple[str, str], Ask] = {}
+    taken: set[object] = set()
+    for ask in new:
+        task = of_asks.get(ask.task_id)
+        if task is None or task.state != State.READY.value or task.epoch != ask.epoch:
+            continue
+        job, question = its_job[task.job_id], (its_job[task.job_id].tenant, task.content_key)
+        fits = ask.worker_id in here and here[ask.worker_id].drain_us is None
+        first = ask.task_id not in taken and (ask.worker_id, ask.request_id) not in given
+        twin = task.id in waits or (task.generation == 0 and question in taken)
+        if fits and first and not twin and not job.held and job.target == "run":
+            given[ask.worker_id, ask.request_id] = ask
+            taken |= {ask.task_id, question} if task.content_key is not None else {ask.task_id}
+    if given:
+        _give(connection, [(of_asks[ask.task_id], ask) for ask in given.values()], now_us=now_us)
+        leased = moves.read_all(connection, [ask.task_id for ask in given.values()])
+        by_request |= {request: leased[ask.task_id] for request, ask in given.items()}
+    orders = _orders(connection, by_request, its_job)
+    found: list[Leased | WorkerLost | None] = []
+    for ask in asks:
+        order = orders.get((ask.worker_id, ask.request_id))
+        is_lost = order is None and ask.task_id in of_asks and ask.worker_id not in here
+        found.append(WorkerLost(LOST.format(ask.worker_id), remedy="join first") if is_lost else order)
+    return found
 
 
-def leased_by_request(connection: Connection, worker_id: str, request_id: str) -> Row[Any] | None:
-    """The task of a lease whose reply was lost, if its attempt still runs."""
-    return connection.execute(BY_REQUEST, {"worker": worker_id, "request": request_id}).one_or_none()
+def _by_request(connection: Connection, asks: Sequence[Ask]) -> list[Row[Any]]:
+    wanted = {(ask.worker_id, ask.request_id) for ask in asks}
+    names = {"workers": sorted({w for w, _ in wanted}), "requests": sorted({r for _, r in wanted})}
+    return [row for row in connection.execute(BY_REQUEST, names) if (row.worker_id, row.request_id) in wanted]
+
+
+def _give(connection: Connection, given: Sequence[tuple[Row[Any], Ask]], *, now_us: int) -> None:
+    money.close_intervals(connection, sorted({ask.worker_id for _, ask in given}), now_us=now_us)
+    rows = [
+        {
+            "id": ask.attempt_id,
+            "task_id": task.id,
+            "job_id": task.job_id,
+            "epoch": ask.epoch + 1,
+            "generation": task.generation,
+            "worker_id": ask.worker_id,
+            "request_id": ask.request_id,
+            "state": AttemptState.RUNNING.value,
+            "started_us": now_us,
+        }
+        for task, ask in given
+    ]
+    connection.execute(insert(attempts_table), rows)
+    batch = moves.Batch(connection, now_us=now_us)
+    batch.apply_all(
+        Move.LEASE,
+        [
+            (task, {"attempt_id": ask.attempt_id, "data": {"worker": ask.worker_id}, "epoch": ask.epoch + 1})
+            for task, ask in given
+        ],
+    )
+    batch.close()
+
+
+def _orders(
+    connection: Connection, by_request: Mapping[tuple[str, str], Row[Any]], its_job: Mapping[str, Row[Any]]
+) -> dict[tuple[str, str], Leased]:
+    inputs = moves.inputs_of_all(connection, [row.id for row in by_request.values()]) if by_request else {}
+    spends = money.spent_on(connection, sorted({i.id for some in inputs.values() for i in some}))
+    return {
+        request: Leased(task=row, job=its_job[row.job_id], inputs=inputs.get(row.id, []), spends=spends)
+        for request, row in by_request.items()
+    }
+
+
+def leased_by_request(connection: Connection, worker_id: str, request_id: str) -> Leased | None:
+    """The lease of a call whose reply was lost, if its attempt still runs."""
+    ask = Ask(task_id="", epoch=0, worker_id=worker_id, request_id=request_id, attempt_id="")
+    found = lease(connection, [ask], now_us=0)[0]
+    assert not isinstance(found, WorkerLost)
+    return found
 
 
 def running(connection: Connection) -> list[Row[Any]]:
@@ -150,64 +225,91 @@ def running(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(RUNNING))
 
 
-def commit(
-    connection: Connection,
-    *,
-    task_id: str,
-    attempt_id: str,
-    epoch: int,
-    receipt_key: str,
-    files: Sequence[Mapping[str, Any]],
-    result: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    children: Sequence[TaskSpec],
-    child_ids: Sequence[str],
-    now_us: int,
-) -> Answer:
-    """One transaction moves the task, books the cost and inserts the children. The receipt is verified already.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """What an attempt made, by its receipt, which is verified already."""
 
-    Who waits for an answer to the same question takes this one. Raises InvalidGraph for children that the job cannot
-    take; then nothing has happened.
+    task_id: str
+    attempt_id: str
+    epoch: int
+    receipt_key: str
+    files: Sequence[Mapping[str, Any]]
+    result: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    children: Sequence[TaskSpec] = ()
+    child_ids: Sequence[str] = ()
+
+
+def commit(connection: Connection, commits: Sequence[Commit], *, now_us: int) -> list[Answer]:
+    """One transaction moves the tasks, books the cost and inserts the children.
+
+    Who waits for an answer to the same question takes this one. Raises InvalidGraph for children that a job cannot
+    take, and NotFound; then nothing has happened to any of them. Many commits take about as many statements as one.
     """
-    task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.SUCCEEDED, now_us)
-    if answer is not Answer.ACCEPTED:
-        return answer
-    if children and not task.expands:
-        raise InvalidGraph(f"task {task.key!r} does not expand, but reports {len(children)} children", field="children")
-    adopted = attempt.state == AttemptState.LOST.value
-    if adopted:
-        money.redeem(connection, attempt_id, now_us=now_us, note="adopted")
-        connection.execute(
-            update(attempts_table).where(attempts_table.c.id == attempt_id).values(receipt_key=receipt_key, facts=facts)
-        )
-    else:
-        attempts.end(connection, attempt, AttemptState.SUCCEEDED, now_us=now_us, receipt_key=receipt_key, facts=facts)
-    resumed = attempts.settle_resumed(connection, attempt, facts.get("resumed_from"), now_us=now_us)
-    tenant = connection.execute(select(jobs.c.tenant).where(jobs.c.id == task.job_id)).scalar_one()
-    committed: dict[str, Any] = {"receipt_key": receipt_key, "files": files, "result": result}
-    questions.keep(connection, tenant, task, attempt_id=attempt_id, now_us=now_us, **committed)
-    if children:
-        with faults.point("ledger.expand"):
-            moves.insert_tasks(connection, task.job_id, children, ids=child_ids, now_us=now_us, by=attempt_id)
-    how = {"adopted": True} if adopted else {"attempt": AttemptState.SUCCEEDED.value}
-    more = {"resumed_from": resumed} if resumed else {}
-    moves.apply(
-        connection, task, Move.COMMIT, now_us=now_us, attempt_id=attempt_id,
-        data={"receipt": receipt_key, **how, **more}, **committed,
-    )  # fmt: skip
-    _share(connection, tenant, task, now_us=now_us)
-    return Answer.ACCEPTED
+    claims = [(c.task_id, c.attempt_id, c.epoch) for c in commits]
+    answers, accepted = list[Answer](), dict[str, tuple[Row[Any], Row[Any], Commit]]()
+    for c, (task, attempt, answer) in zip(
+        commits, _fence_all(connection, claims, S.SUCCEEDED, now_us=now_us), strict=True
+    ):
+        if answer is Answer.ACCEPTED and c.attempt_id in accepted:
+            answer = Answer.DUPLICATE
+        elif answer is Answer.ACCEPTED:
+            accepted[c.attempt_id] = (task, attempt, c)
+        answers.append(answer)
+    if accepted:
+        _book(connection, list(accepted.values()), now_us=now_us)
+    return answers
 
 
-def _share(connection: Connection, tenant: str, task: Row[Any], *, now_us: int) -> None:
+def _book(connection: Connection, accepted: Sequence[tuple[Row[Any], Row[Any], Commit]], *, now_us: int) -> None:
+    for task, _, c in accepted:
+        if c.children and not task.expands:
+            what = f"task {task.key!r} does not expand, but reports {len(c.children)} children"
+            raise InvalidGraph(what, field="children")
+    ending = [(a, {"receipt_key": c.receipt_key, "facts": c.facts}) for _, a, c in accepted if a.state != S.LOST.value]
+    attempts.end_all(connection, ending, S.SUCCEEDED, now_us=now_us)
+    its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": sorted({t.job_id for t, _, _ in accepted})})}
+    kept, moving = list[questions.Committed](), list[tuple[Row[Any], dict[str, Any]]]()
+    for task, attempt, c in accepted:
+        adopted = attempt.state == S.LOST.value
+        if adopted:
+            _adopt(connection, c, now_us=now_us)
+        resumed = list[str]()
+        if c.epoch > 1:
+            resumed = attempts.settle_resumed(connection, attempt, c.facts.get("resumed_from"), now_us=now_us)
+        committed: dict[str, Any] = {"receipt_key": c.receipt_key, "files": c.files, "result": c.result}
+        tenant = its_job[task.job_id].tenant
+        kept.append(questions.Committed(tenant=tenant, task=task, attempt_id=c.attempt_id, **committed))
+        if c.children:
+            with faults.point("ledger.expand"):
+                moves.insert_tasks(connection, task.job_id, c.children, ids=c.child_ids, now_us=now_us, by=c.attempt_id)
+        how = {"adopted": True} if adopted else {"attempt": S.SUCCEEDED.value}
+        data = {"receipt": c.receipt_key, **how, **({"resumed_from": resumed} if resumed else {})}
+        moving.append((task, {"attempt_id": c.attempt_id, "data": data, **committed}))
+    questions.keep(connection, kept, now_us=now_us)
+    batch = moves.Batch(connection, now_us=now_us)
+    batch.apply_all(Move.COMMIT, moving)
+    batch.close()
+    _share(connection, kept, now_us=now_us)
+
+
+def _adopt(connection: Connection, c: Commit, *, now_us: int) -> None:
+    money.redeem(connection, c.attempt_id, now_us=now_us, note="adopted")
+    connection.execute(
+        update(attempts_table)
+        .where(attempts_table.c.id == c.attempt_id)
+        .values(receipt_key=c.receipt_key, facts=c.facts)
+    )
+
+
+def _share(connection: Connection, kept: Sequence[questions.Committed], *, now_us: int) -> None:
     """Who waits for an answer to the same question takes this one."""
-    twins = questions.waiting_twins(connection, task) if not task.expands else []
-    if twins:
-        take = questions.answers(connection, tenant, [task.content_key])[task.content_key]
-        batch = moves.Batch(connection, now_us=now_us)
-        for twin in twins:
-            batch.apply(twin, Move.CACHE_HIT, **moves.from_take(take))
-        batch.close()
+    asked = {(c.tenant, c.task.content_key) for c in kept if c.task.content_key is not None and not c.task.expands}
+    batch = moves.Batch(connection, now_us=now_us)
+    for twin in questions.waiting_twins(connection, asked):
+        take = questions.answers(connection, twin.tenant, [twin.content_key])[twin.content_key]
+        batch.apply(twin, Move.CACHE_HIT, **moves.from_take(take))
+    batch.close()
 
 
 def fail(
@@ -325,29 +427,41 @@ def backoff_over(connection: Connection, *, now_us: int) -> list[str]:
 def _fence(
     connection: Connection, task_id: str, attempt_id: str, epoch: int, end: AttemptState, now_us: int
 ) -> tuple[Row[Any], Row[Any], Answer]:
-    """Whether the task is still this attempt's own. A late report is written down and changes nothing else.
+    return _fence_all(connection, [(task_id, attempt_id, epoch)], end, now_us=now_us)[0]
+
+
+def _fence_all(
+    connection: Connection, claims: Sequence[tuple[str, str, int]], end: AttemptState, *, now_us: int
+) -> list[tuple[Row[Any], Row[Any], Answer]]:
+    """Whether each task is still the attempt's own. A late report is written down and changes nothing else.
 
     An attempt that was lost may commit all the same while nothing has happened to its task since: no newer lease, no
     input opened again (both raise the epoch), no generation. Raises NotFound for ids that no ledger gave out.
     """
-    task = moves.read(connection, task_id)
-    attempt = connection.execute(ATTEMPT, {"attempt": attempt_id}).one_or_none()
-    if task is None or attempt is None or attempt.task_id != task_id or attempt.epoch != epoch:
-        raise NotFound(f"no attempt {attempt_id} of task {task_id} under epoch {epoch}")
-    own = task.epoch == epoch and task.generation == attempt.generation
-    if own and task.state == State.RUNNING.value and attempt.state == AttemptState.RUNNING.value:
-        return task, attempt, Answer.ACCEPTED
-    commits, lost = end is AttemptState.SUCCEEDED, attempt.state == AttemptState.LOST.value
-    if commits and lost and own and task.state in (State.READY.value, State.DEAD.value):
-        return task, attempt, Answer.ACCEPTED
-    if (attempt.receipt_key is not None) if commits else (attempt.state == end.value):
-        return task, attempt, Answer.DUPLICATE
-    data = {"report": end.value, "attempt": attempt.state}
-    events.append(
-        connection, attempt.job_id, at_us=now_us, kind="attempt.late_report",
-        task_id=task_id, attempt_id=attempt_id, epoch=epoch, data=data,
-    )  # fmt: skip
-    return task, attempt, Answer.SUPERSEDED
+    its_task = moves.read_all(connection, [task_id for task_id, _, _ in claims])
+    attempt_ids = [attempt_id for _, attempt_id, _ in claims]
+    its_attempt = {row.id: row for row in connection.execute(ATTEMPTS, {"attempts": attempt_ids})}
+    fenced = list[tuple[Row[Any], Row[Any], Answer]]()
+    for task_id, attempt_id, epoch in claims:
+        task, attempt = its_task.get(task_id), its_attempt.get(attempt_id)
+        if task is None or attempt is None or attempt.task_id != task_id or attempt.epoch != epoch:
+            raise NotFound(f"no attempt {attempt_id} of task {task_id} under epoch {epoch}")
+        own = task.epoch == epoch and task.generation == attempt.generation
+        runs = task.state == State.RUNNING.value and attempt.state == S.RUNNING.value
+        commits = end is S.SUCCEEDED
+        adopted = commits and attempt.state == S.LOST.value and task.state in (State.READY.value, State.DEAD.value)
+        if own and (runs or adopted):
+            fenced.append((task, attempt, Answer.ACCEPTED))
+        elif (attempt.receipt_key is not None) if commits else (attempt.state == end.value):
+            fenced.append((task, attempt, Answer.DUPLICATE))
+        else:
+            data = {"report": end.value, "attempt": attempt.state}
+            events.append(
+                connection, attempt.job_id, at_us=now_us, kind="attempt.late_report",
+                task_id=task_id, attempt_id=attempt_id, epoch=epoch, data=data,
+            )  # fmt: skip
+            fenced.append((task, attempt, Answer.SUPERSEDED))
+    return fenced
 
 
 def _storable(message: str) -> str:

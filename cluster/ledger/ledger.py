@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, RowMapping, select
@@ -12,7 +13,7 @@ from ulid import ULID
 
 from cluster import faults
 from cluster.clock import Clock, SystemClock
-from cluster.errors import FailureClass, NotFound
+from cluster.errors import FailureClass, NotFound, WorkerLost
 from cluster.graph import TaskSpec
 from cluster.ledger import (
     audit,
@@ -31,7 +32,7 @@ from cluster.ledger.audit import Log
 from cluster.ledger.database import Database
 from cluster.ledger.events import Event
 from cluster.ledger.jobs import Job, JobSpec
-from cluster.ledger.leases import Answer
+from cluster.ledger.leases import Answer, Ask, Commit, Leased
 from cluster.ledger.money import Spend
 from cluster.ledger.schema import attempts, workers
 from cluster.ledger.schema import jobs as jobs_table
@@ -39,6 +40,8 @@ from cluster.logs import say
 from cluster.states import AttemptState, Move, State
 
 T = TypeVar("T")
+Given = tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]]
+"""A leased task with its job, its inputs and what these cost."""
 log = logging.getLogger(__name__)
 JUMP_US = 5_000_000
 """More than this between the wall and the monotonic clock, from one call of a dispatcher to the next, is a jump."""
@@ -254,69 +257,41 @@ class Ledger:
         now_us = self.clock.now_us()
         self._do(lambda c: holdings.leave(c, worker_id, now_us=now_us), term)
 
+    def lease(self, term: int, task_id: str, *, epoch: int, worker_id: str, request_id: str) -> Given | None:
+        """The leased task; None if it was not READY at `epoch`. Raises WorkerLost."""
+        found = self.lease_all(term, [(task_id, epoch, worker_id, request_id)])[0]
+        if isinstance(found, WorkerLost):
+            raise found
+        return found
+
     @faults.at("ledger.lease")
-    def lease(
-        self, term: int, task_id: str, *, epoch: int, worker_id: str, request_id: str
-    ) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
-        """The leased task with its job, its inputs and what these cost; None if it was not READY at `epoch`."""
-        attempt_id, now_us = f"att_{self._new_id()}", self.clock.now_us()
-
-        def work(c: Connection) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
-            row = leases.lease(
-                c,
-                task_id,
-                epoch=epoch,
-                attempt_id=attempt_id,
-                worker_id=worker_id,
-                request_id=request_id,
-                now_us=now_us,
+    def lease_all(self, term: int, asks: Sequence[tuple[str, int, str, str]]) -> list[Given | WorkerLost | None]:
+        """Of many (task id, epoch, worker id, request id) in one transaction; see `cluster.ledger.leases.lease`."""
+        now_us = self.clock.now_us()
+        made = [
+            Ask(task_id=task_id, epoch=epoch, worker_id=worker_id, request_id=request_id, attempt_id=attempt_id)
+            for attempt_id, (task_id, epoch, worker_id, request_id) in zip(
+                self._ids("att", len(asks)), asks, strict=True
             )
-            return None if row is None else _with_inputs(c, row)
+        ]
+        found = self._do(lambda c: leases.lease(c, made, now_us=now_us), term)
+        return [_given(one) if isinstance(one, Leased) else one for one in found]
 
-        return self._do(work, term)
-
-    def leased_by_request(
-        self, worker_id: str, request_id: str
-    ) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
+    def leased_by_request(self, worker_id: str, request_id: str) -> Given | None:
         """The lease of a call whose reply was lost."""
+        found = self._do(lambda c: leases.leased_by_request(c, worker_id, request_id))
+        return None if found is None else _given(found)
 
-        def work(c: Connection) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]] | None:
-            row = leases.leased_by_request(c, worker_id, request_id)
-            return None if row is None else _with_inputs(c, row)
-
-        return self._do(work)
+    def commit(self, term: int, **made: Any) -> Answer:
+        """One attempt; `made` are the fields of `Commit`."""
+        return self.commit_all(term, [Commit(**made)])[0]
 
     @faults.at("ledger.commit")
-    def commit(
-        self,
-        term: int,
-        *,
-        task_id: str,
-        attempt_id: str,
-        epoch: int,
-        receipt_key: str,
-        files: list[dict[str, Any]],
-        result: dict[str, Any],
-        facts: dict[str, Any],
-        children: Sequence[TaskSpec] = (),
-    ) -> Answer:
-        child_ids, now_us = self._ids("task", len(children)), self.clock.now_us()
-        return self._do(
-            lambda c: leases.commit(
-                c,
-                task_id=task_id,
-                attempt_id=attempt_id,
-                epoch=epoch,
-                receipt_key=receipt_key,
-                files=files,
-                result=result,
-                facts=facts,
-                children=children,
-                child_ids=child_ids,
-                now_us=now_us,
-            ),
-            term,
-        )
+    def commit_all(self, term: int, commits: Sequence[Commit]) -> list[Answer]:
+        """Many attempts in one transaction; see `cluster.ledger.leases.commit`."""
+        now_us = self.clock.now_us()
+        commits = [replace(c, child_ids=self._ids("task", len(c.children))) for c in commits]
+        return self._do(lambda c: leases.commit(c, commits, now_us=now_us), term)
 
     @faults.at("ledger.fail")
     def fail(
@@ -386,6 +361,6 @@ class Ledger:
         return [f"{kind}_{self._new_id()}" for _ in range(count)]
 
 
-def _with_inputs(c: Connection, row: Row[Any]) -> tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]]:
-    inputs = [r._mapping for r in moves.inputs_of(c, row.id)]
-    return row._mapping, jobs.read(c, row.job_id), inputs, money.spent_by_task(c, row.job_id)
+def _given(leased: Leased) -> Given:
+    inputs = [row._mapping for row in leased.inputs]
+    return leased.task._mapping, jobs.as_job(leased.job), inputs, leased.spends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,25 @@ FARM_TENANT = "farm"
 FARM_SHOW = "farm"
 """Idle and load time belong to no task; the farm's own show carries them."""
 
-WORKER = select(workers).where(workers.c.id == bindparam("worker"))
+WORKERS = select(workers).where(workers.c.id.in_(bindparam("workers", expanding=True)), workers.c.ended_us.is_(None))
 OCCUPANTS = (
-    select(attempts.c.id, attempts.c.task_id, attempts.c.job_id, jobs.c.tenant, jobs.c.show)
+    select(attempts.c.id, attempts.c.worker_id, attempts.c.task_id, attempts.c.job_id, jobs.c.tenant, jobs.c.show)
     .join(jobs, jobs.c.id == attempts.c.job_id)
-    .where(attempts.c.worker_id == bindparam("worker"), attempts.c.state == AttemptState.RUNNING.value)
-    .order_by(attempts.c.started_us, attempts.c.id)
+    .where(
+        attempts.c.worker_id.in_(bindparam("workers", expanding=True)),
+        attempts.c.state == AttemptState.RUNNING.value,
+    )
+    .order_by(attempts.c.worker_id, attempts.c.started_us, attempts.c.id)
 )
 SINCE = update(workers).where(workers.c.id == bindparam("worker")).values(since_us=bindparam("now"))
 LINES = select(cost_lines).where(cost_lines.c.attempt_id == bindparam("attempt"), cost_lines.c.kind == bindparam("of"))
 INSERT = insert(cost_lines)
+SPENT_ON = (
+    select(attempts.c.task_id, func.sum(cost_lines.c.nano), func.sum(cost_lines.c.held_us))
+    .join(cost_lines, cost_lines.c.attempt_id == attempts.c.id)
+    .where(attempts.c.task_id.in_(bindparam("tasks", expanding=True)))
+    .group_by(attempts.c.task_id)
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,27 +47,39 @@ class Spend:
 
 
 def close_interval(connection: Connection, worker_id: str, *, now_us: int, idle_kind: str = "idle") -> None:
-    """Prices the worker's time since its last change and begins the next interval.
+    """Prices the worker's time since its last change and begins the next interval; nothing for one that has left."""
+    close_intervals(connection, [worker_id], now_us=now_us, idle_kind=idle_kind)
+
+
+def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us: int, idle_kind: str = "idle") -> None:
+    """The same for many workers, in four statements.
 
     With occupants the interval is split between them by largest remainder; without, it is the farm's own.
     """
-    worker = connection.execute(WORKER, {"worker": worker_id}).one_or_none()
-    if worker is None or worker.ended_us is not None:
-        return
-    now_us = max(now_us, worker.since_us)  # a wall clock that was set back makes no negative bill
-    nano = cost_until(worker.nano_per_hour, now_us - worker.spawned_us) - cost_until(
-        worker.nano_per_hour, worker.since_us - worker.spawned_us
-    )
-    held_us = (now_us - worker.since_us) * max(1, worker.num_accelerators)
-    occupants = connection.execute(OCCUPANTS, {"worker": worker_id}).all()
-    with faults.point("ledger.settle"):
-        if held_us and occupants:
-            equal = [1] * len(occupants)
-            for who, share, held in zip(occupants, split(nano, equal), split(held_us, equal), strict=True):
-                _line(connection, worker, now_us, "busy", share, held, who)
+    found = connection.execute(WORKERS, {"workers": worker_ids}).all()
+    occupants: dict[str, list[Any]] = {}
+    for row in connection.execute(OCCUPANTS, {"workers": worker_ids}) if found else ():
+        occupants.setdefault(row.worker_id, []).append(row)
+    lines, ends = [], []
+    for worker in found:
+        until_us = max(now_us, worker.since_us)  # a wall clock that was set back makes no negative bill
+        nano = cost_until(worker.nano_per_hour, until_us - worker.spawned_us) - cost_until(
+            worker.nano_per_hour, worker.since_us - worker.spawned_us
+        )
+        held_us = (until_us - worker.since_us) * max(1, worker.num_accelerators)
+        whose = occupants.get(worker.id, [])
+        if held_us and whose:
+            equal = [1] * len(whose)
+            for who, share, held in zip(whose, split(nano, equal), split(held_us, equal), strict=True):
+                lines.append(_line(worker, until_us, "busy", share, held, who))
         elif held_us:
-            _line(connection, worker, now_us, idle_kind, nano, held_us, None)
-        connection.execute(SINCE, {"worker": worker_id, "now": now_us})
+            lines.append(_line(worker, until_us, idle_kind, nano, held_us, None))
+        ends.append({"worker": worker.id, "now": until_us})
+    with faults.point("ledger.settle"):
+        if lines:
+            connection.execute(INSERT, lines)
+        if ends:
+            connection.execute(SINCE, ends)
 
 
 def waste(connection: Connection, attempt_id: str, *, now_us: int, note: str) -> None:
@@ -120,6 +142,12 @@ def spent_by_task(connection: Connection, job_id: str) -> dict[str, Spend]:
     return {task: Spend(nano=int(nano), held_s=int(held) / 1e6) for task, nano, held in rows}
 
 
+def spent_on(connection: Connection, task_ids: Sequence[str]) -> dict[str, Spend]:
+    """Of these tasks, over all their attempts."""
+    rows = connection.execute(SPENT_ON, {"tasks": task_ids}) if task_ids else ()
+    return {task: Spend(nano=int(nano), held_s=int(held) / 1e6) for task, nano, held in rows}
+
+
 def unbalanced_workers(connection: Connection) -> list[str]:
     """Workers whose lines do not sum to held time x rate, to the nano-dollar. Empty when the ledger balances."""
     wrong = []
@@ -132,25 +160,22 @@ def unbalanced_workers(connection: Connection) -> list[str]:
     return wrong
 
 
-def _line(connection: Connection, worker: Row[Any], now_us: int, kind: str, nano: int, held_us: int, who: Any) -> None:
-    connection.execute(
-        INSERT,
-        {
-            "at_us": now_us,
-            "kind": kind,
-            "tenant": who.tenant if who else FARM_TENANT,
-            "show": who.show if who else FARM_SHOW,
-            "job_id": who.job_id if who else None,
-            "task_id": who.task_id if who else None,
-            "attempt_id": who.id if who else None,
-            "worker_id": worker.id,
-            "from_us": worker.since_us,
-            "to_us": now_us,
-            "held_us": held_us,
-            "nano": nano,
-            "accelerator": worker.accelerator,
-            "price_class": worker.price_class,
-            "rate_card": worker.rate_card,
-            "note": None,
-        },
-    )
+def _line(worker: Row[Any], now_us: int, kind: str, nano: int, held_us: int, who: Any) -> dict[str, Any]:
+    return {
+        "at_us": now_us,
+        "kind": kind,
+        "tenant": who.tenant if who else FARM_TENANT,
+        "show": who.show if who else FARM_SHOW,
+        "job_id": who.job_id if who else None,
+        "task_id": who.task_id if who else None,
+        "attempt_id": who.id if who else None,
+        "worker_id": worker.id,
+        "from_us": worker.since_us,
+        "to_us": now_us,
+        "held_us": held_us,
+        "nano": nano,
+        "accelerator": worker.accelerator,
+        "price_class": worker.price_class,
+        "rate_card": worker.rate_card,
+        "note": None,
+    }

@@ -11,8 +11,8 @@ wasted, rather than left to commit what would be STALE at once. So a task that r
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -26,20 +26,21 @@ from cluster.ledger.schema import edges, jobs, takes, tasks
 from cluster.states import DONE, OVER, REOPENING, AttemptState, Move, State, job_state, moved
 
 READ = select(tasks).where(tasks.c.id == bindparam("task"))
+READ_ALL = select(tasks).where(tasks.c.id.in_(bindparam("tasks", expanding=True)))
 JOB = select(jobs).where(jobs.c.id == bindparam("job"))
 INPUTS = (
-    select(tasks)
+    select(tasks, edges.c.task_id)
     .join(edges, edges.c.needs_id == tasks.c.id)
-    .where(edges.c.task_id == bindparam("task"))
-    .order_by(tasks.c.ordinal)
+    .where(edges.c.task_id.in_(bindparam("tasks", expanding=True)))
+    .order_by(edges.c.task_id, tasks.c.ordinal)
 )
 DEPENDANTS = (
     select(tasks)
     .join(edges, edges.c.task_id == tasks.c.id)
-    .where(edges.c.needs_id == bindparam("task"))
-    .order_by(tasks.c.ordinal)
+    .where(edges.c.needs_id.in_(bindparam("tasks", expanding=True)))
+    .order_by(tasks.c.job_id, tasks.c.ordinal)
 )
-ONE_MET = update(tasks).where(tasks.c.id == bindparam("task")).values(unmet=tasks.c.unmet - 1)
+MET = update(tasks).where(tasks.c.id == bindparam("task")).values(unmet=tasks.c.unmet - bindparam("num"))
 FENCE = (
     update(tasks)
     .where(tasks.c.id == bindparam("task"))
@@ -59,31 +60,46 @@ class Batch:
     def __init__(self, connection: Connection, *, now_us: int) -> None:
         self._connection, self._now_us = connection, now_us
         self._queue: deque[Callable[[], None]] = deque()
+        self._done: list[Row[Any]] = []
         self._news: dict[str, list[News]] = {}
 
-    def apply(
-        self,
-        task: Row[Any],
-        how: Move,
-        *,
-        attempt_id: str | None = None,
-        reason: str | None = None,
-        data: dict[str, Any] | None = None,
-        **columns: Any,
-    ) -> State:
-        """Moves `task` as the row was read, and all that follows. Raises IllegalMove, or StaleEpoch for an old row."""
-        new = self._move(task, how, attempt_id=attempt_id, reason=reason, data=data, **columns)
-        while self._queue:
-            self._queue.popleft()()
+    def apply(self, task: Row[Any], how: Move, **more: Any) -> State:
+        """Moves `task` as the row was read, and all that follows. Raises IllegalMove, or StaleEpoch for an old row.
+
+        `more` are the attempt's id, the reason, data of the event, and columns of the task.
+        """
+        return self.apply_all(how, [(task, more)])[0]
+
+    def apply_all(self, how: Move, moving: Sequence[tuple[Row[Any], dict[str, Any]]]) -> list[State]:
+        """The same move of many tasks, in one statement. All of them set the same columns."""
+        new = self._move_all(how, moving)
+        while self._done or self._queue:
+            if self._done:
+                done, self._done = self._done, []
+                self._inputs_committed(done)
+            else:
+                self._queue.popleft()()
         return new
 
     def close(self) -> None:
-        for job_id, news in self._news.items():
-            job = events.append_all(self._connection, job_id, news, at_us=self._now_us)
-            _settle(self._connection, job, now_us=self._now_us)
-        self._news.clear()
+        if self._news:
+            news, self._news = self._news, {}
+            for job in events.append_all(self._connection, news, at_us=self._now_us):
+                _settle(self._connection, job, now_us=self._now_us)
 
-    def _move(
+    def _move(self, task: Row[Any], how: Move, **more: Any) -> None:
+        self._move_all(how, [(task, more)])
+
+    def _move_all(self, how: Move, moving: Sequence[tuple[Row[Any], dict[str, Any]]]) -> list[State]:
+        """Moves of tasks; what follows from them is put into the queue."""
+        rows = [self._row(task, how, **more) for task, more in moving]
+        names = tuple(name for name in rows[0] if not name.startswith("old_"))
+        if self._connection.execute(_update_guarded(names), rows).rowcount != len(rows):
+            read = ", ".join(f"{task.id} as {task.state}, epoch {task.epoch}" for task, _ in moving[:5])
+            raise StaleEpoch(f"a task has moved on since it was read: {read}")
+        return [State(row["state"]) for row in rows]
+
+    def _row(
         self,
         task: Row[Any],
         how: Move,
@@ -92,8 +108,8 @@ class Batch:
         reason: str | None = None,
         data: dict[str, Any] | None = None,
         **columns: Any,
-    ) -> State:
-        """One move of one task; what follows from it is put into the queue."""
+    ) -> dict[str, Any]:
+        """What a move writes. Its event is told, and what follows from it is put into the queue."""
         old = State(task.state)
         new = moved(old, how)
         if attempt_id is not None:
@@ -101,9 +117,6 @@ class Batch:
         if how in REOPENING:
             columns |= {"generation": task.generation + 1, "failures": {}, "content_key": None, "not_before_us": None}
         columns |= {"state": new.value, "reason": reason, "changed_us": self._now_us}
-        row = {"old_id": task.id, "old_state": old.value, "old_epoch": task.epoch}
-        if self._connection.execute(_update_guarded(tuple(columns)), row | columns).rowcount != 1:
-            raise StaleEpoch(f"task {task.id} has moved on since it was read as {old}, epoch {task.epoch}")
         self._tell(
             task,
             News(
@@ -122,28 +135,33 @@ class Batch:
             ),
         )
         if new in DONE and old not in DONE:
-            self._queue.append(partial(self._inputs_committed, task))
+            self._done.append(task)
         elif old in DONE and new not in DONE:
             self._queue.append(partial(self._inputs_reopened, task))
         if old is State.RUNNING and new is not State.SUCCEEDED:
             self._queue.append(partial(self._free_twins, task))
         if new is State.READY:
             self._queue.append(partial(self._ask, task.id))
-        return new
+        return {"old_id": task.id, "old_state": old.value, "old_epoch": task.epoch, **columns}
 
     def _tell(self, task: Row[Any], news: News) -> None:
         self._news.setdefault(task.job_id, []).append(news)
 
-    def _inputs_committed(self, task: Row[Any]) -> None:
-        for child in self._dependants(task):
-            self._connection.execute(ONE_MET, {"task": child.id})
-            if child.unmet == 1 and child.state == State.PENDING.value:
+    def _inputs_committed(self, done: Sequence[Row[Any]]) -> None:
+        children, num_met = dict[str, Row[Any]](), Counter[str]()
+        for child in self._dependants(done):
+            children[child.id] = child
+            num_met[child.id] += 1
+        if children:
+            self._connection.execute(MET, [{"task": child, "num": num} for child, num in num_met.items()])
+        for child in children.values():
+            if child.unmet == num_met[child.id] and child.state == State.PENDING.value:
                 self._move(child, Move.DEPS_MET)
 
     def _inputs_reopened(self, task: Row[Any]) -> None:
         """What was built on `task` is older than its input now; see the top of this module."""
         reason = f"its input {task.key} was opened again"
-        for child in self._dependants(task):
+        for child in self._dependants([task]):
             fenced = self._connection.execute(FENCE, {"task": child.id}).one()
             state = State(fenced.state)
             if state in DONE or state is State.IN_REVIEW:
@@ -155,8 +173,8 @@ class Batch:
                 data = {"attempt": AttemptState.SUPERSEDED.value} if state is State.RUNNING else None
                 self._move(fenced, Move.DEPS_REOPENED, reason=reason, data=data, content_key=None, not_before_us=None)
 
-    def _dependants(self, task: Row[Any]) -> list[Row[Any]]:
-        return list(self._connection.execute(DEPENDANTS, {"task": task.id}))
+    def _dependants(self, of: Sequence[Row[Any]]) -> list[Row[Any]]:
+        return list(self._connection.execute(DEPENDANTS, {"tasks": [task.id for task in of]}))
 
     def _ask(self, task_id: str) -> None:
         """A task that became READY gets its content key; if the tenant has a committed answer to it, that is taken."""
@@ -176,8 +194,11 @@ class Batch:
 
     def _free_twins(self, task: Row[Any]) -> None:
         """`task` ran and gave no answer: who waited for it may be leased, which an event of their jobs tells."""
-        for twin in questions.waiting_twins(self._connection, task):
-            if twin.state == State.READY.value:
+        if task.content_key is None:
+            return
+        tenant = self._connection.execute(JOB, {"job": task.job_id}).one().tenant
+        for twin in questions.waiting_twins(self._connection, {(tenant, task.content_key)}):
+            if twin.state == State.READY.value and twin.id != task.id:
                 data = {"key": twin.key, "waited_for": task.id}
                 self._tell(twin, News(kind="task.free", task_id=twin.id, epoch=twin.epoch, data=data))
 
@@ -192,6 +213,10 @@ def apply(connection: Connection, task: Row[Any], how: Move, *, now_us: int, **m
 
 def read(connection: Connection, task_id: str) -> Row[Any] | None:
     return connection.execute(READ, {"task": task_id}).one_or_none()
+
+
+def read_all(connection: Connection, task_ids: Sequence[str]) -> dict[str, Row[Any]]:
+    return {row.id: row for row in connection.execute(READ_ALL, {"tasks": task_ids})}
 
 
 def insert_tasks(
@@ -251,25 +276,21 @@ def insert_tasks(
     pairs = [{"task_id": id_of[spec.key], "needs_id": id_of[need]} for spec in ordered for need in spec.needs]
     if pairs:
         connection.execute(insert(edges), pairs)
-    events.append_all(
-        connection,
-        job_id,
-        [
-            News(
-                kind="task.created",
-                task_id=row["id"],
-                epoch=0,
-                to_state=State(row["state"]),
-                data={
-                    **{name: row[name] for name in ("key", "step", "weight", "model")},
-                    **({"needs": list(spec.needs)} if spec.needs else {}),
-                    **({"by": by} if by else {}),
-                },
-            )
-            for row, spec in zip(rows, ordered, strict=True)
-        ],
-        at_us=now_us,
-    )
+    created = [
+        News(
+            kind="task.created",
+            task_id=row["id"],
+            epoch=0,
+            to_state=State(row["state"]),
+            data={
+                **{name: row[name] for name in ("key", "step", "weight", "model")},
+                **({"needs": list(spec.needs)} if spec.needs else {}),
+                **({"by": by} if by else {}),
+            },
+        )
+        for row, spec in zip(rows, ordered, strict=True)
+    ]
+    events.append_all(connection, {job_id: created}, at_us=now_us)
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(num_tasks=jobs.c.num_tasks + len(rows)))
     answers = questions.answers(connection, job.tenant, (row["content_key"] for row in rows if row["content_key"]))
     batch = Batch(connection, now_us=now_us)
@@ -284,7 +305,15 @@ def insert_tasks(
 
 def inputs_of(connection: Connection, task_id: str) -> list[Row[Any]]:
     """The tasks that this one needs, in the order of their ordinals."""
-    return list(connection.execute(INPUTS, {"task": task_id}))
+    return inputs_of_all(connection, [task_id]).get(task_id, [])
+
+
+def inputs_of_all(connection: Connection, task_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    """The same of many tasks, by their ids; those that need nothing are not in it."""
+    found: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(INPUTS, {"tasks": task_ids}):
+        found.setdefault(row.task_id, []).append(row)
+    return found
 
 
 def from_take(take: Row[Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ none, and what it commits replaces the older answer. What expands is never taken
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, exists, insert, select, update
@@ -44,46 +45,69 @@ def answers(connection: Connection, tenant: str, keys: Iterable[str]) -> dict[st
     return found
 
 
-def keep(
-    connection: Connection,
-    tenant: str,
-    task: Row[Any],
-    *,
-    attempt_id: str,
-    receipt_key: str,
-    files: Sequence[Mapping[str, Any]],
-    result: Mapping[str, Any],
-    now_us: int,
-) -> None:
-    """Names the committed files, and makes them the answer to the question of `task`, if it has one."""
-    for file in files:
-        known = select(assets.c.sha256).where(assets.c.tenant == tenant, assets.c.sha256 == file["sha256"])
-        if connection.execute(known).one_or_none() is None:
-            connection.execute(
-                insert(assets).values(
-                    tenant=tenant,
-                    sha256=file["sha256"],
-                    key=file["key"],
-                    size=file["size_bytes"],
-                    media_type=file["media_type"],
-                    created_us=now_us,
-                )
-            )
-    if task.content_key is None:
-        return
-    where = and_(takes.c.tenant == tenant, takes.c.content_key == task.content_key)
-    answer = {
-        "task_id": task.id,
-        "attempt_id": attempt_id,
-        "receipt_key": receipt_key,
-        "files": files,
-        "result": result,
-        "created_us": now_us,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Committed:
+    """A task with what it answered."""
+
+    tenant: str
+    task: Row[Any]
+    attempt_id: str
+    receipt_key: str
+    files: Sequence[Mapping[str, Any]]
+    result: Mapping[str, Any]
+
+
+def keep(connection: Connection, committed: Sequence[Committed], *, now_us: int) -> None:
+    """Names the committed files, and makes them the answer to the question of each task, if it has one."""
+    files = {
+        (c.tenant, file["sha256"]): {
+            "tenant": c.tenant,
+            "sha256": file["sha256"],
+            "key": file["key"],
+            "size": file["size_bytes"],
+            "media_type": file["media_type"],
+            "created_us": now_us,
+        }
+        for c in committed
+        for file in c.files
     }
-    if connection.execute(select(takes.c.task_id).where(where)).one_or_none() is None:
-        connection.execute(insert(takes).values(tenant=tenant, content_key=task.content_key, **answer))
-    elif task.generation > 0:
-        connection.execute(update(takes).where(where).values(**answer))
+    known = _known(connection, assets.c.tenant, assets.c.sha256, files)
+    if files.keys() - known:
+        connection.execute(insert(assets), [row for name, row in files.items() if name not in known])
+    asked = [c for c in committed if c.task.content_key is not None]
+    known = _known(connection, takes.c.tenant, takes.c.content_key, [(c.tenant, c.task.content_key) for c in asked])
+    new: dict[tuple[str, str], dict[str, Any]] = {}
+    for c in asked:
+        name = (c.tenant, c.task.content_key)
+        answer = {
+            "task_id": c.task.id,
+            "attempt_id": c.attempt_id,
+            "receipt_key": c.receipt_key,
+            "files": c.files,
+            "result": c.result,
+            "created_us": now_us,
+        }
+        if name not in known:
+            if name not in new or c.task.generation > 0:
+                new[name] = {"tenant": c.tenant, "content_key": c.task.content_key, **answer}
+        elif c.task.generation > 0:
+            where = and_(takes.c.tenant == c.tenant, takes.c.content_key == c.task.content_key)
+            connection.execute(update(takes).where(where).values(**answer))
+    if new:
+        connection.execute(insert(takes), list(new.values()))
+
+
+def _known(
+    connection: Connection, tenant: ColumnElement[str], name: ColumnElement[str], pairs: Collection[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """Which of these (tenant, name) there are."""
+    found: set[tuple[str, str]] = set()
+    asked = sorted(pairs)
+    for first in range(0, len(asked), 5_000):
+        part = asked[first : first + 5_000]
+        where = (tenant.in_({t for t, _ in part}), name.in_([n for _, n in part]))
+        found |= {(t, n) for t, n in connection.execute(select(tenant, name).where(*where))}
+    return found
 
 
 def _answered_elsewhere() -> ColumnElement[bool]:
@@ -109,21 +133,18 @@ ANSWERED_ELSEWHERE = _answered_elsewhere()
 """Of a row of `tasks` in its first generation: another task of its tenant runs with the same content key."""
 
 WAITING_TWINS = (
-    select(tasks)
+    select(tasks, jobs.c.tenant)
     .join(jobs, jobs.c.id == tasks.c.job_id)
     .where(
-        tasks.c.content_key == bindparam("key"),
+        tasks.c.content_key.in_(bindparam("keys", expanding=True)),
         tasks.c.state.in_((State.READY.value, State.BACKOFF.value)),
         tasks.c.generation == 0,
-        tasks.c.id != bindparam("task"),
-        jobs.c.tenant == select(jobs.c.tenant).where(jobs.c.id == bindparam("job")).scalar_subquery(),
     )
     .order_by(tasks.c.id)
 )
 
 
-def waiting_twins(connection: Connection, task: Row[Any]) -> list[Row[Any]]:
-    """Tasks of the same tenant that ask the same and would take the answer: READY or in BACKOFF."""
-    if task.content_key is None:
-        return []
-    return list(connection.execute(WAITING_TWINS, {"key": task.content_key, "task": task.id, "job": task.job_id}))
+def waiting_twins(connection: Connection, asked: Collection[tuple[str, str]]) -> list[Row[Any]]:
+    """Tasks that ask one of these (tenant, content key) and would take the answer: READY or in BACKOFF."""
+    rows = connection.execute(WAITING_TWINS, {"keys": sorted({key for _, key in asked})}) if asked else ()
+    return [row for row in rows if (row.tenant, row.content_key) in asked]
