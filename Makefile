@@ -27,7 +27,8 @@ NEEDS := $(VENV)/.needs-$(LOCK)-$(call sum,$(LOCKS)/$(LOCK).txt)
 FARM := $(VENV)/.farm-$(call sum,pyproject.toml)
 TOOLS := $(VENV)/.tools-$(call sum,$(LOCKS)/test.txt)
 
-.PHONY: help film test unit live e2e chaos-sweep chaos mutants bench check house-eval house-train writer-eval install install-tests lock clean
+.PHONY: help film test unit live e2e chaos-sweep chaos mutants bench scale check house-eval house-train writer-eval \
+  install install-tests lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -60,6 +61,9 @@ mutants: $(FARM) $(TOOLS) ## plant seeded defects, one at a time, and see the te
 
 bench: $(FARM) $(TOOLS) ## measurements, as ratios to the plain libraries
 	@$(BIN)/python -m pytest tests/bench -s
+
+scale: $(FARM) $(TOOLS) ## how the dispatcher grows from 1,000 to 100,000 ready tasks, on PostgreSQL
+	@$(BIN)/python -m tests.bench.scale
 
 check: $(FARM) $(TOOLS) ## format, lint, types, imports
 	@$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypedDict, TypeVar
 
 from actors.contract import Beat, Json, Order, Outcome, Report, WorkerFacts
+from actors.grouped import Grouped
 from actors.orders import checkpoints, order_of
 from actors.preemption import Requirement, Running, victims
 from actors.queue import Queue
@@ -34,10 +35,12 @@ from cluster.errors import (
 )
 from cluster.fit import Asked, Place, blocked, last_trial, unfit
 from cluster.graph import TaskSpec
-from cluster.ledger.leases import Answer
-from cluster.ledger.ledger import Ledger
+from cluster.ledger.jobs import Job
+from cluster.ledger.leases import Answer, Commit
+from cluster.ledger.ledger import Given, Ledger
 from cluster.logs import about, say
 from cluster.rates import RateCard
+from cluster.schedule import Candidate
 from cluster.settings import Settings
 from cluster.states import AttemptState
 from cluster.store import Store, find_receipt, verify_receipt
@@ -46,6 +49,14 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 NOT_THE_WORKERS = (FailureClass.INPUT.value, FailureClass.QUALITY.value, FailureClass.LIMIT.value)
 """Failures that say nothing about the worker on which they happened."""
+GROUP = 64  # leases, or commits, of one transaction
+
+
+class _Missed:
+    """The ledger did not give what looked best; the next best may fit."""
+
+
+MISSED = _Missed()
 
 
 class _Claim(TypedDict):
@@ -126,7 +137,11 @@ class Dispatcher:
         self._bounds = Bounds(cold_s=settings.stuck_s, least_s=settings.stuck_least_s)
         self._health = Health()
         self._woken = asyncio.Event()
-        self._picking, self._looking = asyncio.Lock(), asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._num_waiting = 0
+        self._planned: list[tuple[str, bool]] = []  # (node, alone) of what is about to be leased
+        self._lending = Grouped(self._lend, most=GROUP)
+        self._booking = Grouped(self._book, most=GROUP)
 
     async def start(self) -> int:
         """Takes a new term and gives everything that runs a full lease of grace. Returns the term."""
@@ -213,25 +228,25 @@ class Dispatcher:
         worker = self._workers.get(worker_id)
         if worker is None:
             raise Unavailable(f"worker {worker_id} has not joined this dispatcher", remedy="join again")
-        again = await self._call(lambda: self._ledger.leased_by_request(worker_id, request_id))
-        if again is not None:
-            return await self._order(*again, worker_id)
         deadline = asyncio.get_running_loop().time() + self._settings.lease_wait_s
+        again = True
         while True:
             self._seen_s[worker_id] = self._clock.monotonic_s()
             self._woken.clear()
-            if worker_id in self._dismissed or worker_id in self._draining:
-                return None
-            order = await self._pick(worker, request_id)
+            order = await self._pick(worker, request_id, again=again)
+            again = False
             if order is not None:
                 return order
             left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0:
+            if left_s <= 0 or worker_id in self._dismissed or worker_id in self._draining:
                 return None
+            self._num_waiting += 1
             try:
                 await asyncio.wait_for(self._woken.wait(), min(left_s, self._lease_s / 3))
             except TimeoutError:
                 continue
+            finally:
+                self._num_waiting -= 1
 
     async def dismiss(self, worker_id: str) -> None:
         """The worker stops: its waiting call for work returns at once."""
@@ -266,7 +281,8 @@ class Dispatcher:
             say(log, "A report came in.", action="report", outcome=report.outcome.value, answer=answer.value)
             if lease is not None and answer is Answer.ACCEPTED:
                 await self._learn_from(report, lease)
-        await self._look()
+        if self._num_waiting:
+            await self._look()
         return answer.value
 
     async def leave(self, worker_id: str, *, died: bool = False) -> None:
@@ -333,29 +349,37 @@ class Dispatcher:
 
     async def _commit(self, tenant: str, attempt_id: str, who: _Claim) -> Answer:
         """Commits by the receipt, which is verified before the transaction begins."""
-
-        def work() -> Answer:
-            receipt = find_receipt(self._store, tenant, attempt_id)
-            if receipt is None:
-                raise StoreUnavailable(f"the receipt of {attempt_id} is not in the store")
-            verify_receipt(self._store, receipt)
-            facts = dict(receipt.facts)
-            document = receipt.to_json()
-            return self._ledger.commit(
-                self._term,
-                **who,
-                receipt_key=f"{tenant}/attempts/{attempt_id}/receipt.json",
-                files=document["files"],
-                result=facts.pop("result", {}),
-                children=[TaskSpec.from_json(c) for c in facts.pop("children", [])],
-                facts=facts,
-            )
-
         try:
-            return await self._call(work)
+            return await self._booking.ask(await asyncio.to_thread(self._made, tenant, attempt_id, who))
         except (DamagedAsset, InvalidGraph, InvalidInput) as error:  # or the job cannot take its children
             fail = partial(self._ledger.fail, self._term, **who, failure=error.failure, code=error.code)
             return await self._call(partial(fail, message=error.line(), facts={}))
+
+    def _made(self, tenant: str, attempt_id: str, who: _Claim) -> Commit:
+        receipt = find_receipt(self._store, tenant, attempt_id)
+        if receipt is None:
+            raise StoreUnavailable(f"the receipt of {attempt_id} is not in the store")
+        verify_receipt(self._store, receipt)
+        facts = dict(receipt.facts)
+        return Commit(
+            **who,
+            receipt_key=f"{tenant}/attempts/{attempt_id}/receipt.json",
+            files=receipt.to_json()["files"],
+            result=facts.pop("result", {}),
+            children=[TaskSpec.from_json(c) for c in facts.pop("children", [])],
+            facts=facts,
+        )
+
+    async def _book(self, commits: Sequence[Commit]) -> list[Answer | Exception]:
+        """All in one transaction; where one of them is refused, each in its own."""
+        try:
+            return list(await self._call(lambda: self._ledger.commit_all(self._term, commits)))
+        except (Unavailable, StaleTerm):
+            raise
+        except FarmError as error:
+            if len(commits) == 1:
+                return [error]
+        return [answer for c in commits for answer in await self._book([c])]
 
     async def _lost(
         self,
@@ -475,30 +499,60 @@ class Dispatcher:
                 self._woken.set()
         self._preempt()
 
-    async def _pick(self, worker: WorkerFacts, request_id: str) -> Order | None:
-        async with self._picking:
-            now_s, now_us = self._clock.monotonic_s(), self._clock.now_us()
-            fits = partial(self._fits, self._place(worker))
-            for candidate in self._queue.best(worker, fits=fits, now_us=now_us):
-                self._queue.take(candidate, now_s=now_s, now_us=now_us)
-                lease = partial(self._ledger.lease, self._term, candidate.task_id, epoch=candidate.epoch)
-                try:
-                    got = await self._call(partial(lease, worker_id=worker.id, request_id=request_id))
-                except FarmError:
-                    self._queue.missed(candidate)
-                    raise
-                if got is None:
-                    self._queue.missed(candidate)
-                    continue
-                order = await self._order(*got, worker.id)
-                say(log, "A task was leased.", action="lease", task=order.task_id, attempt=order.attempt_id)
-                return order
+    async def _pick(self, worker: WorkerFacts, request_id: str, *, again: bool) -> Order | None:
+        """What the worker gets now: the best of what fits, or what it got before if it asks `again`."""
+        got = await self._lending.ask((worker, request_id, again))
+        while isinstance(got, _Missed):
+            got = await self._lending.ask((worker, request_id, again))
+        if got is None:
+            return None
+        order = await self._order(*got, worker.id)
+        say(log, "A task was leased.", action="lease", task=order.task_id, attempt=order.attempt_id)
+        return order
+
+    async def _lend(self, asks: Sequence[tuple[WorkerFacts, str, bool]]) -> list[Given | _Missed | Exception | None]:
+        """Leases in one transaction what fits those who ask, each in turn as if the others had theirs already."""
+        now_s, now_us = self._clock.monotonic_s(), self._clock.now_us()
+        chosen: list[Candidate | None] = []
+        self._planned.clear()
+        for worker, _, _ in asks:
+            best: Sequence[Candidate] = ()
+            if worker.id not in self._dismissed and worker.id not in self._draining:
+                best = self._queue.best(worker, fits=self._fitting(worker), now_us=now_us)
+            if best:
+                task = self._queue.take(best[0], now_s=now_s, now_us=now_us)
+                self._planned.append((worker.node, last_trial(task.failures)))
+            chosen.append(best[0] if best else None)
+        answers: list[Given | _Missed | Exception | None] = [None] * len(asks)
+        wanted = {
+            n: (c.task_id if c else "", c.epoch if c else 0, worker.id, request_id)
+            for n, (c, (worker, request_id, again)) in enumerate(zip(chosen, asks, strict=True))
+            if c is not None or again
+        }
+        try:
+            found = (
+                await self._call(lambda: self._ledger.lease_all(self._term, list(wanted.values()))) if wanted else []
+            )
+        except FarmError:
+            for c in chosen:
+                if c is not None:
+                    self._queue.missed(c)
+            raise
+        for n, got in zip(wanted, found, strict=True):
+            c = chosen[n]
+            if isinstance(got, tuple):
+                self._keep_order(got[0], got[1], asks[n][0].id)
+            if c is not None and not (isinstance(got, tuple) and got[0]["id"] == c.task_id):
+                self._queue.missed(c)
+            answers[n] = MISSED if got is None and c is not None else got
+        self._planned.clear()
         if self._queue.is_low:
             await self._look()
-        return None
+        return answers
 
     def _place(self, worker: WorkerFacts) -> Place:
-        on_node = [x for x in self._leases.values() if self._nodes.get(x.worker_id) == worker.node]
+        on_node = [x.alone for x in self._leases.values() if self._nodes.get(x.worker_id) == worker.node]
+        on_node += [alone for node, alone in self._planned if node == worker.node]
         return Place(
             worker_id=worker.id,
             role=worker.role,
@@ -506,8 +560,19 @@ class Dispatcher:
             node=worker.node,
             draining=self._draining.get(worker.id),
             num_running_on_node=len(on_node),
-            node_is_taken=any(lease.alone for lease in on_node),
+            node_is_taken=any(on_node),
         )
+
+    def _fitting(self, worker: WorkerFacts) -> Callable[[Any], bool]:
+        """Whether a ready task fits the worker now; where it stands is looked up once there is a task at all."""
+        place: list[Place] = []
+
+        def fits(task: Any) -> bool:
+            if not place:
+                place.append(self._place(worker))
+            return self._fits(place[0], task)
+
+        return fits
 
     def _fits(self, place: Place, task: Any) -> bool:
         asked = Asked(
@@ -524,8 +589,10 @@ class Dispatcher:
             for other in (self._place(w) for w in self._workers.values() if w.id != place.worker_id)
         )
 
-    async def _order(self, task: Any, job: Any, inputs: Sequence[Any], spends: dict[str, Any], worker_id: str) -> Order:
+    def _keep_order(self, task: Any, job: Job, worker_id: str) -> None:
         self._keep({**task, "task_id": task["id"], "worker_id": worker_id, "tenant": job.tenant, "tier": job.tier})
+
+    async def _order(self, task: Any, job: Any, inputs: Sequence[Any], spends: dict[str, Any], worker_id: str) -> Order:
         saved: list[str] = []
         if task["epoch"] > 1:  # somebody tried before; who opens a task again wants it from the start
             rows = await self._call(partial(self._ledger.attempts_of, task["id"]))

@@ -128,22 +128,27 @@ class Queue:
         """The ready tasks of a tier, as rows, that are in memory."""
         return [t for job in self._jobs.values() if job.row.tier == tier for line in job.ready.values() for t in line]
 
-    def take(self, candidate: Candidate, *, now_s: float, now_us: int) -> None:
-        """It is about to be leased: nobody else is offered it, and its show has used what it is predicted to take."""
+    def take(self, candidate: Candidate, *, now_s: float, now_us: int) -> Any:
+        """It is about to be leased: nobody else is offered it, and its show has used what it is predicted to take.
+
+        Returns its row.
+        """
         self._taken.add((candidate.task_id, candidate.epoch))
         balance = self._balances.setdefault(candidate.fleet, Balance())
         self._charges[candidate.task_id] = (balance, balance.charge(candidate, now_s=now_s), now_s)
-        job = self._jobs.get(candidate.job_id)
-        for requirement, tasks in job.ready.items() if job else ():
-            place = next((n for n, t in enumerate(tasks) if t.id == candidate.task_id), None)
-            if job is not None and place is not None:
-                self._leave_line(job, requirement)
-                del tasks[place]
-                self._line_up(job, requirement, now_us)
-                job.num_expected -= 1
-                if requirement in job.full and len(tasks) < FEW:
-                    self._to_read.add(candidate.job_id)
-                return
+        job = self._jobs[candidate.job_id]
+        requirement, place = next(
+            (of, n) for of, tasks in job.ready.items() for n, t in enumerate(tasks) if t.id == candidate.task_id
+        )
+        tasks = job.ready[requirement]
+        task = tasks[place]
+        self._leave_line(job, requirement)
+        del tasks[place]
+        self._line_up(job, requirement, now_us)
+        job.num_expected -= 1
+        if requirement in job.full and len(tasks) < FEW:
+            self._to_read.add(candidate.job_id)
+        return task
 
     def missed(self, candidate: Candidate) -> None:
         """The ledger did not lease it: what is known of its job is not true any more."""
