@@ -23,13 +23,13 @@ from actors.worker import Worker
 from cluster import faults, logs
 from cluster.accelerators import Fleet, ray_options, torch_device, torch_dtype
 from cluster.clock import SystemClock
-from cluster.errors import FarmError, InvalidSettings, Unavailable, WorkerLost
+from cluster.errors import FarmError, InvalidSettings, StoreUnavailable, Unavailable, WorkerLost
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.rates import load_rate_card
 from cluster.runtime import draining_nodes
 from cluster.settings import Settings
-from cluster.store import DirectoryStore
+from cluster.store import DirectoryStore, Store
 
 log = logging.getLogger(__name__)
 DISPATCHER = "dispatcher"
@@ -189,7 +189,7 @@ class WorkerHost:
             facts,
             engine=factory(fleet, settings),
             desk=self._desk,
-            store=DirectoryStore(settings.store_dir),
+            store=_store(settings),
             scratch=settings.home / "scratch",
             heartbeat_s=settings.heartbeat_s,
             execute=self._execute_as_named_call,
@@ -222,6 +222,18 @@ class WorkerHost:
         """A named call of the actor to itself, so that the Ray dashboard shows job, task and attempt."""
         me = ray.get_runtime_context().current_actor
         ray.get(me.execute.options(name=f"{order.step} {order.key} {order.job_id} {order.attempt_id}").remote(order))
+
+
+def _store(settings: Settings) -> Store:
+    """Whoever is spawned while the store is away waits for it. Raises StoreUnavailable after `ready_timeout_s`."""
+    ends_s = time.monotonic() + settings.ready_timeout_s
+    while True:
+        try:
+            return DirectoryStore(settings.store_dir)
+        except StoreUnavailable:
+            if time.monotonic() > ends_s:
+                raise
+            time.sleep(1.0)
 
 
 _DispatcherActor: Any = ray.remote(DispatcherHost)

@@ -103,7 +103,7 @@ def make(*_: object) -> Engine:
 
 
 def _task(key: str, step: str, *needs: str, **more: Any) -> TaskSpec:
-    return TaskSpec(key=key, step=step, role="render", entry="tests:golden", needs=needs, **more)
+    return TaskSpec(key=key, step=step, role="finish", entry="tests:golden", needs=needs, **more)
 
 
 def _script(seed: int) -> str:

@@ -175,7 +175,7 @@ class SmallFarm:
 
     def _work(self, worker_id: str) -> None:
         facts = WorkerFacts(
-            id=worker_id, fleet="small", role="render", models=(), node="here", accelerator="cpu",
+            id=worker_id, fleet="small", role="finish", models=(), node="here", accelerator="cpu",
             num_accelerators=0, price_class="on-demand", spawned_us=SystemClock().now_us(),
         )  # fmt: skip
         worker = Worker(

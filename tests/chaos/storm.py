@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.catalog import Catalog
-from actors.contract import Engine, Json, Quality
+from actors.contract import Quality
 from cluster import faults
 from cluster.accelerators import Fleet
 from cluster.errors import FailureClass, FarmError, Unavailable
@@ -49,23 +49,6 @@ PATIENCE_S = 1_080.0
 DOOMED = {"input": (3, FailureClass.INPUT, 1), "bug": (3, FailureClass.BUG, 3), "poison": (2, FailureClass.POISON, 3)}
 """Planted deaths: how many tasks, and which failures each of them has before it is dead."""
 CODE_DIR = Path(__file__).parents[2]
-
-
-class _WithPid:
-    """The house engine, which also says which process it is in."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.run, self.close = engine.run, engine.close
-
-    def start(self) -> Json:
-        return {**self._engine.start(), "pid": os.getpid()}
-
-
-def house_engine(fleet: Fleet, settings: Settings) -> Engine:
-    from actors.fleet import render_engine
-
-    return _WithPid(render_engine(fleet, settings))
 
 
 def plan_of_chances(seed: int) -> list[Chance]:
@@ -113,10 +96,8 @@ class Storm:
         self.ledger = Ledger(self.settings.ledger)
         self.fleets = Fleets(self.settings)
         self.fleets.start()
-        self.fleets.want(Fleet(name="quick", role="render", num_workers=4, engine="tests.chaos.golden:make"))
-        self.fleets.want(
-            Fleet(name="house", role="render", model="house-video", engine="tests.chaos.storm:house_engine")
-        )
+        self.fleets.want(Fleet(name="quick", role="finish", num_workers=4, engine="tests.chaos.golden:make"))
+        self.fleets.want(Fleet(name="house", role="render", model="house-video"))
         began_s = time.monotonic()
         self._submit_all()
         kinds = schedule(self.seed, self.scale)
@@ -246,11 +227,15 @@ class Storm:
         self.database.start()
 
     def _take_the_store_away(self, seconds: float) -> None:
+        """A file stands in its place, so that nobody can begin a new one there."""
         there, away = self.settings.store_dir, self.settings.store_dir.with_name("store-away")
         there.rename(away)
+        while not there.is_file():
+            shutil.rmtree(there, ignore_errors=True)  # folders that a write in that very moment began to make
+            with contextlib.suppress(OSError):
+                there.touch(exist_ok=False)
         time.sleep(seconds)
-        if there.exists():  # folders that a write began to make
-            shutil.rmtree(there)
+        there.unlink()
         away.rename(there)
 
     def _beside(self, work: Any, *args: Any) -> None:
@@ -265,7 +250,8 @@ class Storm:
         time.sleep(max(0.0, at_s - time.monotonic()))
 
     def _say(self, what: str, began_s: float) -> None:
-        print(f"{time.monotonic() - began_s:5.0f} s  {what}, {len(self._open())} jobs open", flush=True)
+        ended = f"; no worker of some fleet starts: {self.fleets.fatal.line()}" if self.fleets.fatal else ""
+        print(f"{time.monotonic() - began_s:5.0f} s  {what}, {len(self._open())} jobs open{ended}", flush=True)
 
     # The end
 

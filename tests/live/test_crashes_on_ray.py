@@ -70,7 +70,7 @@ def test_the_golden_job_survives_on_ray(ray_is_up: None, tmp_path: Path, plan: t
         except (Unavailable, ray.exceptions.RayActorError):
             continue
     try:
-        fleets.want(Fleet(name="quick", role="render", num_workers=2, engine="tests.chaos.golden:make"))
+        fleets.want(Fleet(name="quick", role="finish", num_workers=2, engine="tests.chaos.golden:make"))
         job_id, _ = ledger.submit(golden.job(), golden.graph())
         wait_for(lambda: ledger.job(job_id).over, 90)
         fleets.stop()
