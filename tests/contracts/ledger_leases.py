@@ -43,6 +43,16 @@ def test_a_worker_that_never_joined_or_has_left_gets_no_lease(desk: LedgerDesk) 
     assert desk.state(job, "a") is State.READY
 
 
+def test_a_worker_that_drains_gets_no_lease_and_keeps_what_it_runs(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"), task("b"))
+    leased = desk.lease(job, "a", worker="w1")
+    assert desk.ledger.drain("w1", reason="mending")
+    assert desk.try_lease(job, "b", worker="w1") is None
+    assert desk.commit(leased) is Answer.ACCEPTED
+    assert desk.try_lease(job, "b", worker="w2") is not None
+    desk.check()
+
+
 def test_a_commit_moves_the_task_and_names_what_it_made(desk: LedgerDesk) -> None:
     job = desk.submit(task("a"))
     leased = desk.lease(job, "a")
