@@ -132,7 +132,9 @@ def _twin(
 
 def _here(connection: Connection, task_id: str, running: list[Row[Any]], now_us: int) -> tuple[Here, ...]:
     """The workers that have not left, as the task sees them."""
-    rows = connection.execute(select(workers).where(workers.c.ended_us.is_(None)).order_by(workers.c.spawned_us)).all()
+    rows = connection.execute(
+        select(workers).where(workers.c.ended_us.is_(None)).order_by(workers.c.spawned_us, workers.c.id)
+    ).all()
     node_of = {row.id: row.node for row in rows}
     others = [run for run in running if run.id != task_id and run.worker_id in node_of]
     busy = Counter(node_of[run.worker_id] for run in others)

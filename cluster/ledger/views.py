@@ -203,7 +203,7 @@ def accruing(connection: Connection, live_us: int | None) -> list[tuple[str, str
 
 def worker_list(connection: Connection, *, gone: bool, limit: int, live_us: int | None) -> list[WorkerLine]:
     """Workers that are here, oldest first; with `gone` also those that have left, the last `limit` of all."""
-    query = select(workers).order_by(workers.c.spawned_us.desc()).limit(limit)
+    query = select(workers).order_by(workers.c.spawned_us.desc(), workers.c.id.desc()).limit(limit)
     if not gone:
         query = query.where(workers.c.ended_us.is_(None))
     rows = list(reversed(connection.execute(query).all()))

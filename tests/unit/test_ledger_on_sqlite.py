@@ -10,6 +10,7 @@ from tests.contracts.ledger_graphs import *  # noqa: F403
 from tests.contracts.ledger_leases import *  # noqa: F403
 from tests.contracts.ledger_money import *  # noqa: F403
 from tests.contracts.ledger_threads import *  # noqa: F403
+from tests.contracts.ledger_views import *  # noqa: F403
 from tests.ledger_desk import LedgerDesk
 
 

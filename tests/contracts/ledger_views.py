@@ -1,0 +1,237 @@
+"""What people ask the ledger: names, lists, what runs costs, what a verb would touch, what holds a task back."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import FailureClass, NotFound
+from cluster.ledger import reasons, views
+from cluster.ledger.views import Touched
+from cluster.states import JobState, Move, State
+from cluster.why import Snapshot
+from tests.ledger_desk import LedgerDesk, file, task
+
+S1 = 1_000_000
+"""Nano-dollars of one second of a worker."""
+
+
+def touched(desk: LedgerDesk, job: str, how: Move, states: set[State], *keys: str) -> Touched:
+    live_us = desk.clock.now_us()
+    return desk.ledger.view(lambda c: views.touched(c, job, how, keys=keys, states=states, live_us=live_us))
+
+
+def snapshot(desk: LedgerDesk, job: str, key: str) -> Snapshot:
+    task_id, now_us = desk.task(job, key)["id"], desk.clock.now_us()
+    return desk.ledger.view(lambda c: reasons.snapshot(c, task_id, now_us=now_us, ratios={"draw": 2.0}, farm_runs=True))
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [("w1", ["w1"]), ("w", ["w1", "w2", "w_%/x1"]), ("2", ["w2"]), ("w_%", ["w_%/x1"]), ("w_%/1", ["w_%/x1"]),
+     ("w_%/x1", ["w_%/x1"]), ("%", []), ("nobody", []), ("w/1", [])],
+    ids=["exact", "begin", "end", "signs of LIKE", "fleet and end", "whole with fleet", "wildcard", "none", "no fleet"],
+)  # fmt: skip
+def test_a_part_names_what_it_begins_or_ends(desk: LedgerDesk, part: str, found: list[str]) -> None:
+    desk.join("w_%/x1")
+    assert desk.ledger.view(lambda c: views.worker_ids(c, part)) == found
+
+
+def test_an_id_is_found_without_its_first_word(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"))
+    task_id = desk.task(job, "a")["id"]
+    assert desk.ledger.view(lambda c: views.job_ids(c, job[4:20])) == [job]
+    assert desk.ledger.view(lambda c: views.task_ids(c, task_id[5:24])) == [task_id]
+    assert desk.ledger.view(lambda c: views.job_ids(c, task_id)) == []
+
+
+def test_jobs_are_listed_by_show_and_state_newest_first(desk: LedgerDesk) -> None:
+    done = desk.submit(task("a"), show="one")
+    desk.run(done, "a", seconds=3)
+    desk.clock.advance(1)
+    waits = desk.submit(task("b"), show="two")
+
+    def listed(show: str | None, *states: JobState, limit: int = 10) -> list[tuple[str, int]]:
+        live_us = desk.clock.now_us()
+        lines = desk.ledger.view(lambda c: views.job_list(c, show=show, states=states, limit=limit, live_us=live_us))
+        return [(line.job.id, line.nano) for line in lines]
+
+    assert listed(None) == [(waits, 0), (done, 3 * S1)]
+    assert listed(None, limit=1) == [(waits, 0)]
+    assert listed("one") == [(done, 3 * S1)]
+    assert listed(None, JobState.QUEUED) == [(waits, 0)]
+    assert listed(None, JobState.SUCCEEDED) == [(done, 3 * S1)]
+    assert listed(None, JobState.SUCCEEDED, JobState.QUEUED, limit=1) == [(waits, 0)]
+    assert listed("two", JobState.SUCCEEDED) == []
+
+
+def test_what_runs_costs_its_part_of_what_is_not_booked_yet(desk: LedgerDesk) -> None:
+    one, two = desk.submit(task("a"), task("done")), desk.submit(task("b"))
+    desk.run(one, "done", seconds=4)
+    desk.lease(one, "a")
+    desk.clock.advance(2)
+    desk.lease(two, "b")
+    desk.clock.advance(10)
+
+    def cost(job: str, live_us: int | None) -> dict[str, int]:
+        return desk.ledger.view(lambda c: views.nano_by_kind(c, job, live_us))
+
+    now_us = desk.clock.now_us()
+    assert cost(one, now_us) == {"busy": 6 * S1, "wasted": 0, "running": 5 * S1}
+    assert cost(two, now_us) == {"busy": 0, "wasted": 0, "running": 5 * S1}
+    assert cost(one, None)["running"] == 0
+    lines = desk.ledger.view(lambda c: views.task_list(c, one, states=(), now_us=now_us, live_us=now_us))
+    assert [(x.key, x.num_attempts, x.worker_id, x.seconds, x.nano) for x in lines] == [
+        ("a", 1, "w1", 12.0, 7 * S1), ("done", 1, "w1", 4.0, 4 * S1)
+    ]  # fmt: skip
+    workers = desk.ledger.view(lambda c: views.worker_list(c, gone=False, limit=9, live_us=now_us))
+    assert {x.row.id: (x.running, sum(x.nano.values())) for x in workers} == {
+        "w1": (((one, "a"), (two, "b")), 16 * S1), "w2": ((), 16 * S1)
+    }  # fmt: skip
+    desk.ledger.leave(desk.term, "w2")
+    assert [w.row.id for w in desk.ledger.view(lambda c: views.worker_list(c, gone=False, limit=9, live_us=None))] == [
+        "w1"
+    ]
+    assert len(desk.ledger.view(lambda c: views.worker_list(c, gone=True, limit=9, live_us=None))) == 2
+
+
+def test_a_task_shows_the_attempts_of_its_generation(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"))
+    for _ in range(3):
+        desk.fail(desk.lease(job, "a"))
+        desk.clock.advance(5)
+        desk.ledger.backoff_over(desk.term)
+    desk.move(job, "a", Move.REOPEN)
+
+    def line() -> views.TaskLine:
+        return desk.ledger.view(lambda c: views.task_list(c, job, states=(), now_us=0, live_us=None))[0]
+
+    assert (line().num_attempts, line().worker_id, line().seconds, line().generation) == (0, None, None, 1)
+    desk.lease(job, "a", worker="w2")
+    assert (line().num_attempts, line().worker_id) == (1, "w2")
+
+
+def test_a_verb_touches_the_tasks_that_can_make_its_move(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"), task("b", "a"), task("c", "b"), task("d"))
+    desk.run(job, "a", seconds=3)
+    desk.run(job, "b", seconds=5)
+    desk.lease(job, "d")
+    desk.clock.advance(2)
+    done = {State.SUCCEEDED}
+    assert touched(desk, job, Move.REOPEN, done, "a") == Touched(
+        keys=("a",), by_state={State.SUCCEEDED: 1}, nano=3 * S1, num_stale=1, left_out=()
+    )
+    assert touched(desk, job, Move.REOPEN, done).num_stale == 0
+    assert touched(desk, job, Move.REOPEN, done).keys == ("a", "b")
+    open_now = touched(desk, job, Move.CANCEL, {State.READY, State.RUNNING})
+    assert (open_now.by_state, open_now.nano) == ({State.READY: 1, State.RUNNING: 1}, 2 * S1)
+    assert touched(desk, job, Move.EAT, {State.DEAD}).keys == ()
+
+
+def test_keys_leave_out_all_other_tasks_of_a_move(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"), task("b"), task("c"))
+    hold = {"states": {State.READY}, "reason": "a person asked"}
+    assert desk.ledger.move_tasks(job, Move.HOLD, keys=["a", "c", "nobody"], **hold) == 2  # type: ignore[arg-type]
+    assert desk.states(job) == {"a": "suspended", "b": "ready", "c": "suspended"}
+    assert desk.ledger.move_tasks(job, Move.HOLD, keys=[], **hold) == 0  # type: ignore[arg-type]
+
+
+def test_files_of_a_job_are_those_that_nothing_is_built_on(desk: LedgerDesk) -> None:
+    job = desk.submit(task("shot"), task("film", "shot"))
+    desk.run(job, "shot", files=[file("a shot")])
+    assert desk.ledger.view(lambda c: views.job_files(c, job)) == []
+    desk.run(job, "film", files=[file("a film")], result={"files": [{"name": "first.png"}]})
+    found = desk.ledger.view(lambda c: views.job_files(c, job))
+    assert [(key, f["name"]) for key, f in found] == [("film", "first.png"), ("film", "clip.mp4")]
+
+
+def test_a_worker_is_up_when_it_has_loaded(desk: LedgerDesk) -> None:
+    desk.clock.advance(100)
+    desk.join("late", spawned_s_ago=30)
+    joined_us = desk.clock.now_us()
+    desk.run(desk.submit(task("a")), "a")
+    assert desk.ledger.view(lambda c: views.up_since(c, ["late", "nobody"])) == {"late": joined_us}
+
+
+def test_where_a_task_failed_is_counted_for_the_failures_that_a_worker_may_be_at_fault_for(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"))
+    for failure, worker in ((FailureClass.BUG, "w1"), (FailureClass.QUALITY, "w2"), (FailureClass.INFRA, "w1")):
+        desk.fail(desk.lease(job, "a", worker=worker), failure)
+        desk.clock.advance(60)
+        desk.ledger.backoff_over(desk.term)
+    task_id = desk.task(job, "a")["id"]
+    assert desk.ledger.view(lambda c: views.failed_on(c, task_id, 0)) == {"w1": 2, "n1": 2}
+    assert desk.ledger.view(lambda c: views.failed_on(c, task_id, 1)) == {}
+
+
+def test_a_snapshot_has_inputs_in_the_order_of_the_graph_and_what_is_behind_them(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a", weight=8.0), task("b", "a"), task("c"), task("d", "b", "c"), task("done"))
+    desk.run(job, "done")
+    running = desk.lease(job, "a")
+    desk.clock.advance(3)
+    seen = snapshot(desk, job, "d")
+    assert [(n.key, n.direct, n.state, n.ran_s) for n in seen.needs] == [
+        ("c", True, State.READY, 0.0), ("b", True, State.PENDING, 0.0), ("a", False, State.RUNNING, 3.0)
+    ]  # fmt: skip
+    assert [(h.place.worker_id, h.place.num_running_on_node, [w.name for w in h.running]) for h in seen.here] == [
+        ("w1", 1, [f"{job}/a"]), ("w2", 1, [])
+    ]  # fmt: skip
+    desk.commit(running)
+    assert [n.key for n in snapshot(desk, job, "d").needs] == ["c", "b"]
+    with pytest.raises(NotFound):
+        desk.ledger.view(lambda c: reasons.snapshot(c, "task_nobody", now_us=0, ratios={}, farm_runs=None))
+
+
+def test_a_snapshot_counts_who_comes_first(desk: LedgerDesk) -> None:
+    def jobs(*more: dict[str, object]) -> list[str]:
+        made = []
+        for n, facts in enumerate(more):
+            made.append(desk.submit(task(f"t{n}", model="m"), **facts))  # type: ignore[arg-type]
+            desk.clock.advance(1)
+        return made
+
+    urgent, soon, old, mine, _late, _batch = jobs(
+        {"tier": "interactive"}, {"deadline_us": desk.clock.now_us() + 10**9}, {}, {}, {}, {"tier": "batch"}
+    )
+    desk.submit(task("other", model="another"))
+    desk.submit(task("writes", role="writer"), tier="interactive")
+    anyone = desk.submit(task("any"), priority=90)
+    assert {w.name.partition("/")[0] for w in snapshot(desk, mine, "t3").ahead} == {urgent, soon, old, anyone}
+    desk.ledger.set_held(urgent, True)
+    desk.ledger.set_priority(old, priority=1)
+    assert {w.name.partition("/")[0] for w in snapshot(desk, mine, "t3").ahead} == {soon, anyone}
+
+
+def test_a_snapshot_of_a_last_trial_keeps_its_node_for_it(desk: LedgerDesk) -> None:
+    poisoned, other = desk.submit(task("a")), desk.submit(task("b"))
+    for _ in range(2):
+        leased = desk.lease(poisoned, "a")
+        desk.ledger.lose(
+            desk.term, **leased.who, why="its worker is gone", failure=FailureClass.POISON, facts={"stage": "denoise"}
+        )
+    assert snapshot(desk, poisoned, "a").asked.failures == {"poison": 2}
+    desk.lease(poisoned, "a")
+    assert {h.place.node_is_taken for h in snapshot(desk, other, "b").here} == {True}
+    assert {h.place.node_is_taken for h in snapshot(desk, poisoned, "a").here} == {False}
+
+
+def test_a_snapshot_knows_who_answers_the_same_question(desk: LedgerDesk) -> None:
+    same = {"spec": {"prompt": "same", "seed": 1}}
+    one, two = desk.submit(task("one", params=same)), desk.submit(task("two", params=same))
+    foreign = desk.submit(task("three", params=same), tenant="other")
+    assert snapshot(desk, two, "two").twin is None
+    leased = desk.lease(one, "one")
+    twin = snapshot(desk, two, "two").twin
+    assert twin is not None
+    assert (twin.name, twin.worker_id) == (f"{one}/one", "w1")
+    assert snapshot(desk, foreign, "three").twin is None
+    desk.fail(leased)
+    assert snapshot(desk, two, "two").twin is None
+
+
+def test_views_write_nothing(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"))
+    before = desk.kinds(job)
+    snapshot(desk, job, "a")
+    touched(desk, job, Move.CANCEL, {State.READY})
+    assert desk.kinds(job) == before
+    desk.check()
