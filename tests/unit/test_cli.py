@@ -206,6 +206,69 @@ def test_the_catalog_as_json_says_what_a_script_needs(capsys: pytest.CaptureFixt
     assert entries["house-writer"]["role"] == "writer"
 
 
+def test_the_catalog_says_once_what_accelerator_a_model_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    large = [model for model in Catalog.load().models.values() if model.accelerator_gib]
+    assert words.count("an accelerator with") == len(large) > 0
+
+
+@pytest.fixture(scope="module")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two model directories as diffusers lays them out: a video model and one of stills."""
+    from tests.tiny_models import tiny_stable_diffusion, tiny_wan
+
+    folder = tmp_path_factory.mktemp("models")
+    tiny_wan(folder / "My Wan 1.3B")
+    tiny_stable_diffusion(folder / "stills")
+    return folder
+
+
+def test_a_model_that_is_added_is_in_the_catalog_and_says_how_to_use_it(
+    capsys: pytest.CaptureFixture[str], desk: Path, small_models: Path
+) -> None:
+    assert run(["models", "add", str(small_models / "My Wan 1.3B")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "832 × 480" in out
+    assert 'farm clip "..." --model my-wan-1.3b' in out
+    assert str(desk / "home" / "models.d" / "my-wan-1.3b.yaml") in "".join(out.split("\n"))
+    assert run(["models", "--json"]) == 0
+    entries = {entry["id"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert (entries["my-wan-1.3b"]["family"], entries["my-wan-1.3b"]["ready"]) == ("wan", True)
+
+
+def test_a_model_of_stills_is_added_under_a_name_as_json(
+    capsys: pytest.CaptureFixture[str], desk: Path, small_models: Path
+) -> None:
+    assert run(["models", "add", str(small_models / "stills"), "--name", "pictures", "--json"]) == 0
+    entry = json.loads(capsys.readouterr().out)
+    assert (entry["id"], entry["family"], entry["clips"]) == ("pictures", "generic", None)
+    assert Path(entry["file"]).is_file()
+    assert run(["models"]) == 0
+    assert "stills only" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["add"], "Missing argument 'PATH|HUB_ID'"),
+        (["add", "MODELS/nobody"], "is neither a directory nor a hub id; use PATH or OWNER/NAME"),
+        (["add", "MODELS"], "it has no model_index.json; give a model as diffusers lays it out"),
+        (["add", "MODELS/stills", "--name", "house-video"], "there is a model house-video already; give another name"),
+        (["add", "MODELS/stills", "--name", "../x"], "'../x' is no name for a model"),
+        (["add", "a\udcffb"], "the source is not UTF-8 text"),
+        (["remove"], "No such command 'remove'"),
+    ],
+    ids=["nothing", "nowhere", "no model", "taken", "a path", "no text", "no verb"],
+)
+def test_what_is_no_model_is_not_added(
+    capsys: pytest.CaptureFixture[str], desk: Path, small_models: Path, argv: list[str], said: str
+) -> None:
+    assert said in refused(capsys, "models", *(part.replace("MODELS", str(small_models)) for part in argv))
+    assert list(desk.rglob("*.yaml")) == []
+
+
 def test_what_libraries_print_goes_to_the_log_and_ours_to_the_terminal(desk: Path) -> None:
     code = (
         "import os, subprocess, sys\nfrom pathlib import Path\nfrom serve.cli.terminal import take_over\n"
