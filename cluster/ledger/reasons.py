@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select
+from sqlalchemy import Connection, Row, Select, func, or_, select
 
 from cluster.errors import NotFound
 from cluster.fit import Asked, Place, last_trial
 from cluster.ledger import moves, views
 from cluster.ledger.schema import attempts, edges, jobs, tasks, workers
-from cluster.schedule import TIER_RANK
+from cluster.schedule import TIER_RANK, Candidate, within_show
 from cluster.states import DONE, AttemptState, State
 from cluster.why import Here, Snapshot, Work
 
@@ -157,31 +157,38 @@ def _here(connection: Connection, task_id: str, running: list[Row[Any]], now_us:
 
 
 def _ahead(connection: Connection, task: Row[Any], job: Row[Any], now_us: int) -> tuple[Work, ...]:
-    """Ready tasks that ask for the same kind of worker and come first by tier, deadline, priority and age."""
-    tier = case(TIER_RANK, value=jobs.c.tier, else_=len(TIER_RANK))
-    own, never = TIER_RANK.get(job.tier, len(TIER_RANK)), 2**63 - 1
-    deadline, own_deadline = func.coalesce(jobs.c.deadline_us, never), job.deadline_us or never
-    older = or_(
-        tasks.c.changed_us < task.changed_us,
-        and_(tasks.c.changed_us == task.changed_us, tasks.c.ordinal < task.ordinal),
-    )
+    """Ready tasks that ask for the same kind of worker and come first: by tier, then as within one show.
+
+    What shows are owed is in the memory of the dispatcher alone, so between shows of one tier this is a guess.
+    """
+    columns = ("id", "job_id", "key", "step", "role", "state", "weight", "reason", "epoch", "changed_us")
     same = or_(tasks.c.model.is_(None), tasks.c.model == (tasks.c.model if task.model is None else task.model))
-    first = or_(
-        tier < own,
-        and_(tier == own, deadline < own_deadline),
-        and_(tier == own, deadline == own_deadline, jobs.c.priority > job.priority),
-        and_(tier == own, deadline == own_deadline, jobs.c.priority == job.priority, older),
-    )
     query = (
-        select(tasks)
+        select(*(tasks.c[name] for name in columns), jobs.c.tier, jobs.c.priority, jobs.c.deadline_us, jobs.c.show)
         .join(jobs, jobs.c.id == tasks.c.job_id)
-        .where(
-            tasks.c.state == State.READY.value,
-            tasks.c.role == task.role,
-            tasks.c.id != task.id,
-            jobs.c.held.is_(False),
-            same,
-            first,
+        .where(tasks.c.state == State.READY.value, tasks.c.role == task.role, jobs.c.held.is_(False), same)
+    )
+    own, own_rank = within_show(_candidate(task, job), now_us=now_us), TIER_RANK[job.tier]
+    return tuple(
+        _work(row, None, now_us)
+        for row in connection.execute(query)
+        if row.id != task.id
+        and (
+            TIER_RANK[row.tier] < own_rank
+            or (row.tier == job.tier and within_show(_candidate(row, row), now_us=now_us) < own)
         )
     )
-    return tuple(_work(row, None, now_us) for row in connection.execute(query))
+
+
+def _candidate(task: Row[Any], job: Row[Any]) -> Candidate:
+    return Candidate(
+        task_id=task.id,
+        job_id=task.job_id,
+        epoch=task.epoch,
+        show=job.show,
+        tier=job.tier,
+        priority=job.priority,
+        deadline_us=job.deadline_us,
+        ready_us=task.changed_us,
+        predicted_s=task.weight,
+    )
