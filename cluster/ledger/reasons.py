@@ -163,7 +163,7 @@ def _ahead(connection: Connection, task: Row[Any], job: Row[Any], now_us: int) -
     """
     columns = ("id", "job_id", "key", "step", "role", "state", "weight", "reason", "epoch", "changed_us")
     same = or_(tasks.c.model.is_(None), tasks.c.model == (tasks.c.model if task.model is None else task.model))
-    query = (
+    query: Select[Any] = (
         select(*(tasks.c[name] for name in columns), jobs.c.tier, jobs.c.priority, jobs.c.deadline_us, jobs.c.show)
         .join(jobs, jobs.c.id == tasks.c.job_id)
         .where(tasks.c.state == State.READY.value, tasks.c.role == task.role, jobs.c.held.is_(False), same)
