@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import Connection
 
-from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleTerm, WorkerLost
+from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleEpoch, StaleTerm, WorkerLost
 from cluster.failures import BUDGET, LONGEST_DELAY_S
+from cluster.ledger import moves
 from cluster.ledger.leases import Answer
 from cluster.states import Move, State
 from tests.ledger_desk import HOUR, LedgerDesk, file, task
@@ -50,6 +52,22 @@ def test_a_worker_that_drains_gets_no_lease_and_keeps_what_it_runs(desk: LedgerD
     assert desk.try_lease(job, "b", worker="w1") is None
     assert desk.commit(leased) is Answer.ACCEPTED
     assert desk.try_lease(job, "b", worker="w2") is not None
+    desk.check()
+
+
+def test_a_row_that_has_moved_since_it_was_read_is_not_written_over(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"))
+    old = desk.ledger.database.transaction(lambda c: moves.read(c, desk.task(job, "a")["id"]))
+    assert old is not None
+    desk.lose(desk.lease(job, "a"))
+    assert desk.state(job, "a") is State.READY
+
+    def write(connection: Connection) -> None:
+        moves.apply(connection, old, Move.HOLD, now_us=desk.clock.now_us())
+
+    with pytest.raises(StaleEpoch, match="has moved on"):
+        desk.ledger.database.transaction(write)
+    assert desk.state(job, "a") is State.READY
     desk.check()
 
 
