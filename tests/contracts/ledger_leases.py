@@ -57,7 +57,8 @@ def test_a_worker_that_drains_gets_no_lease_and_keeps_what_it_runs(desk: LedgerD
 
 def test_a_row_that_has_moved_since_it_was_read_is_not_written_over(desk: LedgerDesk) -> None:
     job = desk.submit(task("a"))
-    old = desk.ledger.database.transaction(lambda c: moves.read(c, desk.task(job, "a")["id"]))
+    task_id = desk.task(job, "a")["id"]
+    old = desk.ledger.database.transaction(lambda c: moves.read(c, task_id))
     assert old is not None
     desk.lose(desk.lease(job, "a"))
     assert desk.state(job, "a") is State.READY
