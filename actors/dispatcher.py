@@ -126,6 +126,7 @@ class Dispatcher:
         self._sql = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._term = 0
         self._leases: dict[str, _Lease] = {}
+        self._strangers: set[str] = set()  # attempts that run in the ledger and are not here, as of the last tick
         self._workers: dict[str, WorkerFacts] = {}
         self._nodes: dict[str, str] = {}
         self._seen_s: dict[str, float] = {}
@@ -152,7 +153,8 @@ class Dispatcher:
         now_s = self._clock.monotonic_s()
         for worker in await self._call(self._ledger.open_workers):
             self._seen_s[worker["id"]], self._nodes[worker["id"]] = now_s, worker["node"]
-        await self._see_running()
+        for row in await self._call(self._ledger.running):
+            self._keep(dict(row._mapping))
         await self._look()
         say(log, "The dispatcher took a term.", action="dispatcher.start", term=self._term, running=len(self._leases))
         return self._term
@@ -434,13 +436,16 @@ class Dispatcher:
 
     async def _see_running(self) -> None:
         """What runs in the ledger is in memory, and the other way round: a reply of a lease, or of a person's cancel,
-        may have been lost on the way here."""
+        may have been lost on the way here. What only changed while the ledger was read is seen alike the next time."""
+        before = set(self._leases)
         rows = {row.attempt_id: row for row in await self._call(self._ledger.running)}
-        for row in rows.values():
-            if row.attempt_id not in self._leases:
-                self._keep(dict(row._mapping))
-        for lease in self._leases.values():
-            if lease.attempt_id not in rows and lease.stop is None:
+        strangers = {attempt_id for attempt_id in rows if attempt_id not in self._leases and attempt_id not in before}
+        for attempt_id in strangers & self._strangers:
+            self._keep(dict(rows[attempt_id]._mapping))
+        self._strangers = strangers - set(self._leases)
+        for attempt_id in before - set(rows):
+            lease = self._leases.get(attempt_id)
+            if lease is not None and lease.stop is None:
                 lease.stop = "canceled"  # somebody canceled or held it in the ledger
 
     def _keep(self, row: Mapping[str, Any]) -> None:
