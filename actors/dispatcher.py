@@ -33,7 +33,7 @@ from cluster.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from cluster.fit import Asked, Place, blocked, last_trial, unfit
+from cluster.fit import NOT_THE_WORKERS, Asked, Place, blocked, last_trial, unfit
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import Job
 from cluster.ledger.leases import Answer, Commit
@@ -47,8 +47,6 @@ from cluster.store import Store, find_receipt, verify_receipt
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-NOT_THE_WORKERS = (FailureClass.INPUT.value, FailureClass.QUALITY.value, FailureClass.LIMIT.value)
-"""Failures that say nothing about the worker on which they happened."""
 GROUP = 64  # leases, or commits, of one transaction
 
 

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -99,6 +100,42 @@ def test_a_clip_in_json_ends_with_its_path_seconds_and_cost(desk: Desk, tmp_path
     clip = tmp_path / result["path"]
     assert clip.read_bytes()[4:8] == b"ftyp"
     assert sorted(path.name for path in (tmp_path / "boat").iterdir()) == ["clip.mp4", "poster.png"]
+
+
+def test_a_clip_while_it_is_drawn_and_after_is_looked_at_by_other_commands(desk: Desk, tmp_path: Path) -> None:
+    """What a second terminal sees: the job, who runs it, why the rest waits; and what it leaves when it is canceled."""
+    seed = str(time.time_ns() % 10**9)  # not yet drawn
+    process = subprocess.Popen(
+        [*FARM, "clip", BOAT, "--seed", seed, "--quality", "final", "--json"], cwd=tmp_path, env=desk.env(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def rows(*args: str) -> list[dict[str, Any]]:
+        done = desk.farm(*args, "--json", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    assert process.stdout is not None
+    job = ""
+    for line in process.stdout:
+        event = json.loads(line)
+        job = event.get("job", job)
+        if event["event"] == "task.lease":
+            break
+    assert rows("ls", "--state", "running")[0]["job"] == job
+    (running,) = rows("why", job)
+    assert running["state"] == "running"
+    worker = next(w for w in rows("workers") if w["running"])
+    assert worker["running"] == [{"job": job, "task": running["task"]}]
+    assert float(rows("info", job)[0]["cost_by_kind_usd"]["running"]) > 0
+    (answer,) = rows("cancel", job, "--yes")
+    assert answer["done"]
+    process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 1
+    assert rows("info", job)[0]["state"] == "canceled"
+    assert {"job.cancel", "task.cancel", "job.ended"} <= {row["event"] for row in rows("log", job)}
+    assert [row for row in rows("workers") if row["state"] != "gone"] == []
+    assert rows("ledger", "check") == []
 
 
 def test_the_same_clip_again_is_kept_and_costs_nothing(desk: Desk, tmp_path: Path) -> None:

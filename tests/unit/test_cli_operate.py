@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +23,12 @@ import pytest
 
 from cluster import farm_lock
 from cluster.errors import FailureClass
+from cluster.graph import TaskSpec
 from cluster.states import JobState, Move, State
 from serve.cli.main import run
-from tests.ledger_desk import LedgerDesk, file, task
+from tests.farm import in_process_farm
+from tests.ledger_desk import LedgerDesk, brief, file, task
+from tests.quick_engine import QuickEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = "render-house-video/01kaqx2y3z4v5w6x7y8z9abcde"
@@ -196,7 +203,8 @@ def test_what_runs_costs_something_only_while_its_farm_is_at_work(farm: Farm) ->
         assert float(row["cost_by_kind_usd"]["running"]) > 0
         assert row["running"][0]["task"] == "now"
         assert "runs       now on w2" in farm("info", job)
-        assert [w["state"] for w in farm.rows("workers")] == ["idle", "busy", "idle"]
+        states = {w["worker"]: w["state"] for w in farm.rows("workers")}
+        assert states == {"w1": "idle", "w2": "busy", WORKER: "idle"}
 
 
 def test_log_tells_the_events_in_words_and_goes_on_after_a_number(farm: Farm) -> None:
@@ -442,6 +450,54 @@ def test_drain_takes_a_worker_out_of_service(farm: Farm) -> None:
     assert farm("drain", WORKER, "--yes", "--reason", "again") == "render-house-video/9abcde: 0 workers drained\n"
     farm.desk.ledger.leave(farm.desk.term, "w1")
     assert "w1 has left already" in farm.refused("drain", "w1", "--yes")[1]
+
+
+def test_a_farm_at_work_sees_a_verb_by_its_next_look_and_its_worker_goes_on(farm: Farm, tmp_path: Path) -> None:
+    for left_behind in ("w1", "w2", WORKER):
+        farm.desk.ledger.leave(farm.desk.term, left_behind)
+    with in_process_farm(farm.home) as running, farm_lock.held(farm.home):
+        slow = TaskSpec(key="slow", step="take", role="render", entry="x:y", params={"gate": f"{tmp_path}/gate"})
+        quick = TaskSpec(key="quick", step="take", role="render", entry="x:y")
+        first = running.ledger.submit(brief(title="first"), [slow])[0]
+        second = running.ledger.submit(brief(title="second"), [quick])[0]
+        working = threading.Thread(target=running.work_until_over, args=(second, running.worker(QuickEngine())))
+        working.start()
+        running.wait_for((tmp_path / "pid").exists)
+        reason = farm.rows("why", f"{first}/slow")[0]
+        assert reason["state"] == "running"
+        held = farm.rows("why", f"{second}/quick")[0]["holds"]
+        assert [hold["what"] for hold in held] == ["busy"]
+        assert farm("cancel", first, "--yes") == f"{first}: 1 task canceled\n"
+        working.join()
+        assert running.ledger.job(second).state is JobState.SUCCEEDED
+        assert [a["state"] for a in running.ledger.attempts(first)] == ["canceled"]
+
+
+CONFIRMS = """
+import sys
+from serve.cli.main import run
+sys.exit(run(["cancel", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(("answer", "code", "said"), [("y", 0, "1 task canceled"), ("", 2, "nothing was done")])
+def test_on_a_terminal_it_asks(farm: Farm, answer: str, code: int, said: str) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", CONFIRMS, farm.film], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as asking:
+        os.close(theirs)
+        drawn = b""
+        while b"[y/N]" not in drawn:
+            drawn += os.read(ours, 4096)
+        os.write(ours, f"{answer}\n".encode())
+        with contextlib.suppress(OSError):  # the last process on it has ended
+            while chunk := os.read(ours, 4096):
+                drawn += chunk
+    os.close(ours)
+    assert asking.returncode == code
+    assert said in drawn.decode()
+    assert farm.desk.state(farm.film, "conform") is (State.PENDING if code else State.CANCELED)
 
 
 # How people name things
