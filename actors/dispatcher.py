@@ -350,7 +350,12 @@ class Dispatcher:
     async def _commit(self, tenant: str, attempt_id: str, who: _Claim) -> Answer:
         """Commits by the receipt, which is verified before the transaction begins."""
         try:
-            return await self._booking.ask(await asyncio.to_thread(self._made, tenant, attempt_id, who))
+            commit = await asyncio.to_thread(self._made, tenant, attempt_id, who)
+            answer = await self._booking.ask(commit)
+            lease = self._leases.get(attempt_id)
+            if lease is not None and answer is Answer.ACCEPTED:  # how long its stages pause, for the next ones
+                self._bounds.learn(lease.step, lease.model, commit.facts.get("gap_s", {}))
+            return answer
         except (DamagedAsset, InvalidGraph, InvalidInput) as error:  # or the job cannot take its children
             fail = partial(self._ledger.fail, self._term, **who, failure=error.failure, code=error.code)
             return await self._call(partial(fail, message=error.line(), facts={}))
@@ -415,12 +420,10 @@ class Dispatcher:
         await self._lost(lease, why, failure=FailureClass.POISON, end=AttemptState.STUCK)
 
     async def _learn_from(self, report: Report, lease: _Lease) -> None:
-        """A success teaches how long its stages pause; failures of different jobs in a row make a worker sick."""
+        """Failures of different jobs in a row make a worker sick, unless it succeeds in between."""
         if report.outcome is Outcome.SUCCEEDED:
             self._failed_on.pop(report.task_id, None)
             self._health.well(report.worker_id)
-            attempt = await self._call(partial(self._ledger.attempt, report.attempt_id))
-            self._bounds.learn(lease.step, lease.model, (attempt["facts"] or {}).get("gap_s", {}))
         elif report.outcome is Outcome.FAILED and report.failure not in NOT_THE_WORKERS:
             self._note_failure(lease)
             sick = self._health.failed(report.worker_id, lease.job_id, report.message or "")
@@ -523,7 +526,7 @@ class Dispatcher:
             if worker.id not in self._dismissed and worker.id not in self._draining:
                 best = self._queue.best(worker, fits=self._fitting(worker), now_us=now_us)
             if best:
-                task = self._queue.take(best[0], now_s=now_s, now_us=now_us)
+                task = self._queue.take(best[0], fleet=worker.fleet, now_s=now_s, now_us=now_us)
                 self._planned.append((worker.node, last_trial(task.failures)))
             chosen.append(best[0] if best else None)
         answers: list[Given | _Missed | Exception | None] = [None] * len(asks)
@@ -567,13 +570,20 @@ class Dispatcher:
         )
 
     def _fitting(self, worker: WorkerFacts) -> Callable[[Any], bool]:
-        """Whether a ready task fits the worker now; where it stands is looked up once there is a task at all."""
+        """Whether a ready task fits the worker now. Where it stands is looked up once there is a task at all, and tasks
+        that have not failed yet are all alike."""
         place: list[Place] = []
+        alike: dict[tuple[str, str | None], bool] = {}
 
         def fits(task: Any) -> bool:
             if not place:
                 place.append(self._place(worker))
-            return self._fits(place[0], task)
+            if task.failures or task.id in self._failed_on:
+                return self._fits(place[0], task)
+            asked = (task.role, task.model)
+            if asked not in alike:
+                alike[asked] = self._fits(place[0], task)
+            return alike[asked]
 
         return fits
 

@@ -49,13 +49,17 @@ class _Job:
     full: set[Requirement] = field(default_factory=set)  # the ledger has more of these
     heads: dict[Requirement, Key] = field(default_factory=dict)
 
+    @property
+    def show(self) -> str:
+        return f"{self.row.tenant}/{self.row.show}"
+
 
 @dataclass(slots=True)
 class _Line:
     """The heads of all jobs of one show, tier and requirement, in their order."""
 
     sorted_us: int
-    heads: list[tuple[Key, str]] = field(default_factory=list)  # with the job's id
+    heads: list[tuple[Key, Candidate]] = field(default_factory=list)
 
 
 class Queue:
@@ -117,10 +121,9 @@ class Queue:
         for (role, model), lines in self._lines.items():
             if role == worker.role and (model is None or model in worker.models):
                 for line in lines.values():
-                    head = self._first(line, (role, model), fits, now_us)
-                    if head is not None:
-                        resident = model is not None and model in worker.models
-                        found.append(_candidate(*head, resident=resident, fleet=worker.fleet))
+                    best = self._first(line, (role, model), fits, now_us)
+                    if best is not None:
+                        found.append(best)
         balance = self._balances.setdefault(worker.fleet, Balance())
         return ranked(found, standing=balance.standing(found, shares=self._shares), now_us=now_us)
 
@@ -128,13 +131,11 @@ class Queue:
         """The ready tasks of a tier, as rows, that are in memory."""
         return [t for job in self._jobs.values() if job.row.tier == tier for line in job.ready.values() for t in line]
 
-    def take(self, candidate: Candidate, *, now_s: float, now_us: int) -> Any:
-        """It is about to be leased: nobody else is offered it, and its show has used what it is predicted to take.
-
-        Returns its row.
-        """
+    def take(self, candidate: Candidate, *, fleet: str, now_s: float, now_us: int) -> Any:
+        """It is about to be leased to a worker of the fleet: nobody else is offered it, and its show is charged what it
+        is predicted to take. Returns its row."""
         self._taken.add((candidate.task_id, candidate.epoch))
-        balance = self._balances.setdefault(candidate.fleet, Balance())
+        balance = self._balances.setdefault(fleet, Balance())
         self._charges[candidate.task_id] = (balance, balance.charge(candidate, now_s=now_s), now_s)
         job = self._jobs[candidate.job_id]
         requirement, place = next(
@@ -172,36 +173,38 @@ class Queue:
 
     def _first(
         self, line: _Line, requirement: Requirement, fits: Callable[[Any], bool], now_us: int
-    ) -> tuple[Any, Any] | None:
+    ) -> Candidate | None:
         if now_us - line.sorted_us > RESORT_US:
             line.sorted_us = now_us
-            for n, (_, job_id) in enumerate(line.heads):
-                job = self._jobs[job_id]
-                job.heads[requirement] = self._key(job.row, job.ready[requirement][0], now_us)
-                line.heads[n] = (job.heads[requirement], job_id)
-            line.heads.sort()
-        for _, job_id in line.heads:
-            job = self._jobs[job_id]
-            task = next((t for t in job.ready[requirement] if fits(t)), None)
-            if task is not None:
-                return job.row, task
+            line.heads = [(within_show(c, now_us=now_us), c) for _, c in line.heads]
+            line.heads.sort(key=_key)
+            for key, c in line.heads:
+                self._jobs[c.job_id].heads[requirement] = key
+        for _, head in line.heads:
+            job = self._jobs[head.job_id]
+            tasks = job.ready[requirement]
+            if fits(tasks[0]):
+                return head
+            other = next((t for t in tasks if fits(t)), None)
+            if other is not None:
+                return _candidate(job.row, other)
         return None
 
     def _line_up(self, job: _Job, requirement: Requirement, now_us: int) -> None:
         tasks = job.ready[requirement]
         if tasks:
             lines = self._lines.setdefault(requirement, {})
-            line = lines.setdefault((job.row.tier, _show(job.row)), _Line(now_us))
-            job.heads[requirement] = self._key(job.row, tasks[0], now_us)
-            insort(line.heads, (job.heads[requirement], job.row.id))
+            line = lines.setdefault((job.row.tier, job.show), _Line(now_us))
+            head = _candidate(job.row, tasks[0])
+            key = job.heads[requirement] = within_show(head, now_us=now_us)
+            insort(line.heads, (key, head), key=_key)
 
     def _leave_line(self, job: _Job, requirement: Requirement) -> None:
         key = job.heads.pop(requirement, None)
         if key is not None:
-            lines = self._lines[requirement]
-            name = (job.row.tier, _show(job.row))
+            lines, name = self._lines[requirement], (job.row.tier, job.show)
             heads = lines[name].heads
-            del heads[bisect_left(heads, (key, job.row.id))]
+            del heads[bisect_left(heads, key, key=_key)]
             if not heads:
                 del lines[name]
 
@@ -211,25 +214,21 @@ class Queue:
             for requirement in list(job.heads):
                 self._leave_line(job, requirement)
 
-    def _key(self, row: Any, task: Any, now_us: int) -> Key:
-        return within_show(_candidate(row, task, resident=False, fleet=""), now_us=now_us)
+
+def _key(head: tuple[Key, Candidate]) -> Key:
+    return head[0]
 
 
-def _candidate(row: Any, task: Any, *, resident: bool, fleet: str) -> Candidate:
+def _candidate(row: Any, task: Any) -> Candidate:
     return Candidate(
         task_id=task.id,
         job_id=row.id,
         epoch=task.epoch,
-        show=_show(row),
+        show=f"{row.tenant}/{row.show}",
         tier=row.tier,
         priority=row.priority,
         deadline_us=row.deadline_us,
         ready_us=task.changed_us,
         predicted_s=task.weight,
-        resident=resident,
-        fleet=fleet,
+        resident=task.model is not None,  # it is offered to nobody else
     )
-
-
-def _show(row: Any) -> str:
-    return f"{row.tenant}/{row.show}"

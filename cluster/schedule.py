@@ -52,7 +52,6 @@ class Candidate:
     ready_us: int
     predicted_s: float
     resident: bool = False  # the asking worker holds its weights
-    fleet: str = ""  # of the asking worker: whose balance a lease is charged to
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,7 +42,7 @@ class Hand:
 
     def take(self, who: WorkerFacts | None = None) -> Candidate:
         best = self.best(who)[0]
-        self.queue.take(best, now_s=self.desk.clock.monotonic_s(), now_us=self.desk.clock.now_us())
+        self.queue.take(best, fleet="f", now_s=self.desk.clock.monotonic_s(), now_us=self.desk.clock.now_us())
         return best
 
     def lease(self) -> Candidate:
@@ -196,6 +196,6 @@ def test_a_task_that_does_not_fit_hides_no_other_of_its_job(hand: Hand) -> None:
     hand.look()
     not_a = hand.queue.best(worker(), fits=lambda t: t.key != "a", now_us=hand.desk.clock.now_us())
     assert [hand.key(c) for c in not_a] == ["b"]
-    hand.queue.take(not_a[0], now_s=0.0, now_us=hand.desk.clock.now_us())
+    hand.queue.take(not_a[0], fleet="f", now_s=0.0, now_us=hand.desk.clock.now_us())
     assert hand.key(hand.take()) == "a"
     assert hand.desk.state(job, "a") is State.READY
