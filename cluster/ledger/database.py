@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ TRIES = 12
 BUSY_S = 15
 """How long SQLite waits for another process that writes, before a try counts as failed."""
 PATIENCE_S = 30.0
+LENGTHS = (0, 1, 4, 16, 64, 256)
 
 
 class Database:
@@ -59,6 +60,7 @@ class Database:
                     "options": "-c statement_timeout=60s -c idle_in_transaction_session_timeout=60s",
                 },
             )
+            _keep_plans(self.engine)
 
     def transaction(self, work: Callable[[Connection], T], *, repeatable: bool = True) -> T:
         """What `work` returns, after its commit. It may run more than once: it must have no other effect.
@@ -139,6 +141,22 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def padded(values: Iterable[T]) -> list[T]:
+    """What goes into an IN: the values, the last one repeated, so that lists have few lengths.
+
+    A database parses and plans a statement once for each length, and PostgreSQL then keeps the plan.
+    """
+    found = list(values)
+    wanted = next((n for n in LENGTHS if n >= len(found)), len(found))
+    return found + found[-1:] * (wanted - len(found))
+
+
+def _keep_plans(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        connection.prepare_threshold, connection.prepared_max = 2, 400
 
 
 def _make_sqlite_strict(engine: Engine, *, durable: bool) -> None:

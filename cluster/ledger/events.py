@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from cluster.ledger.database import padded
 from cluster.ledger.schema import events, jobs, worker_events
 from cluster.states import State
 
@@ -98,7 +99,7 @@ def append_all(connection: Connection, news: Mapping[str, Sequence[News]], *, at
     for (num, changed), job_ids in alike.items():
         more = {f"more_{state}": n for state, n in changed}
         count = _count(tuple(state for state, _ in changed))
-        rows += connection.execute(count, {"jobs": job_ids, "num": num, **more})
+        rows += connection.execute(count, {"jobs": padded(job_ids), "num": num, **more})
     connection.execute(
         INSERT,
         [

@@ -13,6 +13,7 @@ from cluster import failures, faults
 from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleTerm, WorkerLost
 from cluster.graph import TaskSpec, with_new_seed
 from cluster.ledger import attempts, events, money, moves, questions
+from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts as attempts_table
 from cluster.ledger.schema import dispatcher, jobs, tasks, workers
 from cluster.states import AttemptState, Move, State
@@ -120,7 +121,7 @@ class Ask:
 class Leased:
     """What a worker needs to know of the task that it got."""
 
-    task: Row[Any]
+    task: Mapping[str, Any]
     job: Row[Any]
     inputs: list[Row[Any]]
     spends: dict[str, money.Spend]  # on the inputs, by task
@@ -133,14 +134,20 @@ def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[L
     the job is on hold or canceled, the worker drains, or somebody else is answering the same question. WorkerLost
     stands for a worker that is not here: nobody would pay for its time. Many asks take about as many statements as one.
     """
-    by_request = {(row.worker_id, row.request_id): row for row in _by_request(connection, asks)}
+    by_request: dict[tuple[str, str], Mapping[str, Any]] = {
+        (row.worker_id, row.request_id): row._mapping for row in _by_request(connection, asks)
+    }
     new = [ask for ask in asks if (ask.worker_id, ask.request_id) not in by_request]
     of_asks = moves.read_all(connection, [ask.task_id for ask in new]) if new else {}
-    job_ids = sorted({row.job_id for row in (*of_asks.values(), *by_request.values())})
-    its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": job_ids})} if job_ids else {}
-    here = {row.id: row for row in connection.execute(WORKERS, {"workers": [a.worker_id for a in new]})} if new else {}
+    job_ids = sorted({t.job_id for t in of_asks.values()} | {t["job_id"] for t in by_request.values()})
+    its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": padded(job_ids)})} if job_ids else {}
+    here = (
+        {row.id: row for row in connection.execute(WORKERS, {"workers": padded({a.worker_id for a in new})})}
+        if new
+        else {}
+    )
     keyed = [t.id for t in of_asks.values() if t.content_key is not None and t.generation == 0]
-    waits = set(connection.execute(ANSWERED_ELSEWHERE, {"tasks": keyed}).scalars()) if keyed else set[str]()
+    waits = set(connection.execute(ANSWERED_ELSEWHERE, {"tasks": padded(keyed)}).scalars()) if keyed else set[str]()
     given: dict[tuple[str, str], Ask] = {}
     taken: set[object] = set()
     for ask in new:
@@ -155,9 +162,7 @@ def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[L
             given[ask.worker_id, ask.request_id] = ask
             taken |= {ask.task_id, question} if task.content_key is not None else {ask.task_id}
     if given:
-        _give(connection, [(of_asks[ask.task_id], ask) for ask in given.values()], now_us=now_us)
-        leased = moves.read_all(connection, [ask.task_id for ask in given.values()])
-        by_request |= {request: leased[ask.task_id] for request, ask in given.items()}
+        by_request |= _give(connection, [(of_asks[ask.task_id], ask) for ask in given.values()], now_us=now_us)
     orders = _orders(connection, by_request, its_job)
     found: list[Leased | WorkerLost | None] = []
     for ask in asks:
@@ -169,11 +174,14 @@ def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[L
 
 def _by_request(connection: Connection, asks: Sequence[Ask]) -> list[Row[Any]]:
     wanted = {(ask.worker_id, ask.request_id) for ask in asks}
-    names = {"workers": sorted({w for w, _ in wanted}), "requests": sorted({r for _, r in wanted})}
+    names = {"workers": padded({w for w, _ in wanted}), "requests": padded({r for _, r in wanted})}
     return [row for row in connection.execute(BY_REQUEST, names) if (row.worker_id, row.request_id) in wanted]
 
 
-def _give(connection: Connection, given: Sequence[tuple[Row[Any], Ask]], *, now_us: int) -> None:
+def _give(
+    connection: Connection, given: Sequence[tuple[Row[Any], Ask]], *, now_us: int
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Returns the rows of the tasks as they are now, by request."""
     money.close_intervals(connection, sorted({ask.worker_id for _, ask in given}), now_us=now_us)
     rows = [
         {
@@ -190,25 +198,29 @@ def _give(connection: Connection, given: Sequence[tuple[Row[Any], Ask]], *, now_
         for task, ask in given
     ]
     connection.execute(insert(attempts_table), rows)
+    moving = [
+        {"attempt_id": ask.attempt_id, "epoch": ask.epoch + 1, "data": {"worker": ask.worker_id}} for _, ask in given
+    ]
     batch = moves.Batch(connection, now_us=now_us)
-    batch.apply_all(
-        Move.LEASE,
-        [
-            (task, {"attempt_id": ask.attempt_id, "data": {"worker": ask.worker_id}, "epoch": ask.epoch + 1})
-            for task, ask in given
-        ],
-    )
+    batch.apply_all(Move.LEASE, [(task, more) for (task, _), more in zip(given, moving, strict=True)])
     batch.close()
+    now = {"state": State.RUNNING.value, "reason": None, "changed_us": now_us}
+    return {
+        (ask.worker_id, ask.request_id): {
+            **task._mapping, "attempt_id": ask.attempt_id, "epoch": ask.epoch + 1, **now
+        }
+        for task, ask in given
+    }  # fmt: skip
 
 
 def _orders(
-    connection: Connection, by_request: Mapping[tuple[str, str], Row[Any]], its_job: Mapping[str, Row[Any]]
+    connection: Connection, by_request: Mapping[tuple[str, str], Mapping[str, Any]], its_job: Mapping[str, Row[Any]]
 ) -> dict[tuple[str, str], Leased]:
-    inputs = moves.inputs_of_all(connection, [row.id for row in by_request.values()]) if by_request else {}
+    inputs = moves.inputs_of_all(connection, [task["id"] for task in by_request.values()]) if by_request else {}
     spends = money.spent_on(connection, sorted({i.id for some in inputs.values() for i in some}))
     return {
-        request: Leased(task=row, job=its_job[row.job_id], inputs=inputs.get(row.id, []), spends=spends)
-        for request, row in by_request.items()
+        request: Leased(task=task, job=its_job[task["job_id"]], inputs=inputs.get(task["id"], []), spends=spends)
+        for request, task in by_request.items()
     }
 
 
@@ -268,7 +280,7 @@ def _book(connection: Connection, accepted: Sequence[tuple[Row[Any], Row[Any], C
             raise InvalidGraph(what, field="children")
     ending = [(a, {"receipt_key": c.receipt_key, "facts": c.facts}) for _, a, c in accepted if a.state != S.LOST.value]
     attempts.end_all(connection, ending, S.SUCCEEDED, now_us=now_us)
-    its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": sorted({t.job_id for t, _, _ in accepted})})}
+    its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": padded({t.job_id for t, _, _ in accepted})})}
     kept, moving = list[questions.Committed](), list[tuple[Row[Any], dict[str, Any]]]()
     for task, attempt, c in accepted:
         adopted = attempt.state == S.LOST.value
@@ -440,7 +452,7 @@ def _fence_all(
     """
     its_task = moves.read_all(connection, [task_id for task_id, _, _ in claims])
     attempt_ids = [attempt_id for _, attempt_id, _ in claims]
-    its_attempt = {row.id: row for row in connection.execute(ATTEMPTS, {"attempts": attempt_ids})}
+    its_attempt = {row.id: row for row in connection.execute(ATTEMPTS, {"attempts": padded(attempt_ids)})}
     fenced = list[tuple[Row[Any], Row[Any], Answer]]()
     for task_id, attempt_id, epoch in claims:
         task, attempt = its_task.get(task_id), its_attempt.get(attempt_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -40,7 +40,7 @@ from cluster.logs import say
 from cluster.states import AttemptState, Move, State
 
 T = TypeVar("T")
-Given = tuple[RowMapping, Job, list[RowMapping], dict[str, Spend]]
+Given = tuple[Mapping[str, Any], Job, list[RowMapping], dict[str, Spend]]
 """A leased task with its job, its inputs and what these cost."""
 log = logging.getLogger(__name__)
 JUMP_US = 5_000_000
@@ -363,4 +363,4 @@ class Ledger:
 
 def _given(leased: Leased) -> Given:
     inputs = [row._mapping for row in leased.inputs]
-    return leased.task._mapping, jobs.as_job(leased.job), inputs, leased.spends
+    return leased.task, jobs.as_job(leased.job), inputs, leased.spends

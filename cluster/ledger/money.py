@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from cluster import faults
+from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts, cost_lines, jobs, workers
 from cluster.rates import cost_until, split
 from cluster.states import AttemptState
@@ -56,9 +57,9 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
 
     With occupants the interval is split between them by largest remainder; without, it is the farm's own.
     """
-    found = connection.execute(WORKERS, {"workers": worker_ids}).all()
+    found = connection.execute(WORKERS, {"workers": padded(worker_ids)}).all()
     occupants: dict[str, list[Any]] = {}
-    for row in connection.execute(OCCUPANTS, {"workers": worker_ids}) if found else ():
+    for row in connection.execute(OCCUPANTS, {"workers": padded(worker_ids)}) if found else ():
         occupants.setdefault(row.worker_id, []).append(row)
     lines, ends = [], []
     for worker in found:
@@ -144,7 +145,7 @@ def spent_by_task(connection: Connection, job_id: str) -> dict[str, Spend]:
 
 def spent_on(connection: Connection, task_ids: Sequence[str]) -> dict[str, Spend]:
     """Of these tasks, over all their attempts."""
-    rows = connection.execute(SPENT_ON, {"tasks": task_ids}) if task_ids else ()
+    rows = connection.execute(SPENT_ON, {"tasks": padded(task_ids)}) if task_ids else ()
     return {task: Spend(nano=int(nano), held_s=int(held) / 1e6) for task, nano, held in rows}
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Row, Update, bindparam, insert, select, updat
 from cluster.errors import InvalidGraph, StaleEpoch
 from cluster.graph import TaskSpec, checked
 from cluster.ledger import attempts, events, questions
+from cluster.ledger.database import padded
 from cluster.ledger.events import News
 from cluster.ledger.schema import edges, jobs, takes, tasks
 from cluster.states import DONE, OVER, REOPENING, AttemptState, Move, State, job_state, moved
@@ -174,7 +175,7 @@ class Batch:
                 self._move(fenced, Move.DEPS_REOPENED, reason=reason, data=data, content_key=None, not_before_us=None)
 
     def _dependants(self, of: Sequence[Row[Any]]) -> list[Row[Any]]:
-        return list(self._connection.execute(DEPENDANTS, {"tasks": [task.id for task in of]}))
+        return list(self._connection.execute(DEPENDANTS, {"tasks": padded(task.id for task in of)}))
 
     def _ask(self, task_id: str) -> None:
         """A task that became READY gets its content key; if the tenant has a committed answer to it, that is taken."""
@@ -216,7 +217,7 @@ def read(connection: Connection, task_id: str) -> Row[Any] | None:
 
 
 def read_all(connection: Connection, task_ids: Sequence[str]) -> dict[str, Row[Any]]:
-    return {row.id: row for row in connection.execute(READ_ALL, {"tasks": task_ids})}
+    return {row.id: row for row in connection.execute(READ_ALL, {"tasks": padded(task_ids)})}
 
 
 def insert_tasks(
@@ -311,7 +312,7 @@ def inputs_of(connection: Connection, task_id: str) -> list[Row[Any]]:
 def inputs_of_all(connection: Connection, task_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
     """The same of many tasks, by their ids; those that need nothing are not in it."""
     found: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(INPUTS, {"tasks": task_ids}):
+    for row in connection.execute(INPUTS, {"tasks": padded(task_ids)}):
         found.setdefault(row.task_id, []).append(row)
     return found
 

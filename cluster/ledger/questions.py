@@ -12,11 +12,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, exists, insert, select, update
 
 from cluster.graph import answer_hashes, content_key
+from cluster.ledger.database import padded
 from cluster.ledger.schema import assets, jobs, takes, tasks
 from cluster.states import State
+
+KNOWN_FILES, KNOWN_TAKES = (
+    select(tenant, name).where(
+        tenant.in_(bindparam("tenants", expanding=True)), name.in_(bindparam("names", expanding=True))
+    )
+    for tenant, name in ((assets.c.tenant, assets.c.sha256), (takes.c.tenant, takes.c.content_key))
+)
 
 
 def takes_answers(task: Mapping[str, Any]) -> bool:
@@ -71,11 +79,11 @@ def keep(connection: Connection, committed: Sequence[Committed], *, now_us: int)
         for c in committed
         for file in c.files
     }
-    known = _known(connection, assets.c.tenant, assets.c.sha256, files)
+    known = _known(connection, KNOWN_FILES, files)
     if files.keys() - known:
         connection.execute(insert(assets), [row for name, row in files.items() if name not in known])
     asked = [c for c in committed if c.task.content_key is not None]
-    known = _known(connection, takes.c.tenant, takes.c.content_key, [(c.tenant, c.task.content_key) for c in asked])
+    known = _known(connection, KNOWN_TAKES, [(c.tenant, c.task.content_key) for c in asked])
     new: dict[tuple[str, str], dict[str, Any]] = {}
     for c in asked:
         name = (c.tenant, c.task.content_key)
@@ -97,16 +105,14 @@ def keep(connection: Connection, committed: Sequence[Committed], *, now_us: int)
         connection.execute(insert(takes), list(new.values()))
 
 
-def _known(
-    connection: Connection, tenant: ColumnElement[str], name: ColumnElement[str], pairs: Collection[tuple[str, str]]
-) -> set[tuple[str, str]]:
+def _known(connection: Connection, query: Select[Any], pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
     """Which of these (tenant, name) there are."""
     found: set[tuple[str, str]] = set()
     asked = sorted(pairs)
-    for first in range(0, len(asked), 5_000):
+    for first in range(0, len(asked), 5_000):  # databases bound the parameters of a statement
         part = asked[first : first + 5_000]
-        where = (tenant.in_({t for t, _ in part}), name.in_([n for _, n in part]))
-        found |= {(t, n) for t, n in connection.execute(select(tenant, name).where(*where))}
+        names = {"tenants": padded({t for t, _ in part}), "names": padded(n for _, n in part)}
+        found |= {(t, n) for t, n in connection.execute(query, names)}
     return found
 
 
@@ -146,5 +152,5 @@ WAITING_TWINS = (
 
 def waiting_twins(connection: Connection, asked: Collection[tuple[str, str]]) -> list[Row[Any]]:
     """Tasks that ask one of these (tenant, content key) and would take the answer: READY or in BACKOFF."""
-    rows = connection.execute(WAITING_TWINS, {"keys": sorted({key for _, key in asked})}) if asked else ()
+    rows = connection.execute(WAITING_TWINS, {"keys": padded({key for _, key in asked})}) if asked else ()
     return [row for row in rows if (row.tenant, row.content_key) in asked]
