@@ -135,7 +135,7 @@ def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[L
     stands for a worker that is not here: nobody would pay for its time. Many asks take about as many statements as one.
     """
     by_request: dict[tuple[str, str], Mapping[str, Any]] = {
-        (row.worker_id, row.request_id): row._mapping for row in _by_request(connection, asks)
+        (row.worker_id, row.request_id): row._asdict() for row in _by_request(connection, asks)
     }
     new = [ask for ask in asks if (ask.worker_id, ask.request_id) not in by_request]
     of_asks = moves.read_all(connection, [ask.task_id for ask in new]) if new else {}
@@ -207,7 +207,7 @@ def _give(
     now = {"state": State.RUNNING.value, "reason": None, "changed_us": now_us}
     return {
         (ask.worker_id, ask.request_id): {
-            **task._mapping, "attempt_id": ask.attempt_id, "epoch": ask.epoch + 1, **now
+            **task._asdict(), "attempt_id": ask.attempt_id, "epoch": ask.epoch + 1, **now
         }
         for task, ask in given
     }  # fmt: skip
