@@ -39,7 +39,8 @@ def ask(office: Office, where: Named, *, as_json: bool) -> None:
     for key, found in answers:
         tables.put(tables.reasons(where.job_id, key, found))
     for state, count in rest.items():
-        tables.put(Text(f"{plural(count, 'more task')} {'is' if count == 1 else 'are'} {state.value}", style="dim"))
+        more = "more task" if chosen else "task"
+        tables.put(Text(f"{plural(count, more)} {'is' if count == 1 else 'are'} {state.value}", style="dim"))
 
 
 def _of(office: Office, task_id: str) -> Explanation:

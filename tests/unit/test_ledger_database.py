@@ -35,7 +35,8 @@ def test_migrations_build_the_schema_and_building_twice_changes_nothing(tmp_path
 def test_a_ledger_with_work_in_flight_is_migrated_forward(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'l.db'}"
     desk = LedgerDesk(url)
-    job = desk.submit(task("a"), task("b", "a"))
+    job = desk.submit(task("a"), task("b", "a"), task("c"))
+    desk.run(job, "c")
     leased = desk.lease(job, "a")
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))

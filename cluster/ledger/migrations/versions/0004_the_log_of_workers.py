@@ -1,6 +1,8 @@
-"""workers have a log of their own, so that a checker needs nothing but logs"""
+"""workers have a log of their own, and moves say how an attempt ended, so that a checker needs nothing but logs"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,6 +11,11 @@ revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
+
+EVENTS = sa.table(
+    "events", *(sa.column(n) for n in ("job_id", "seq", "attempt_id", "from_state")), sa.column("data", sa.JSON())
+)
+ATTEMPTS = sa.table("attempts", sa.column("id"), sa.column("state"))
 
 
 def upgrade() -> None:
@@ -37,7 +44,26 @@ def upgrade() -> None:
         if w.ended_us is not None:
             last = {"worker_id": w.id, "seq": 2, "at_us": w.ended_us, "kind": "worker.leave", "data": {}}
             connection.execute(sa.insert(log).values(**last))
+    _say_how_attempts_ended(connection)
 
 
 def downgrade() -> None:
     op.drop_table("worker_events")
+    connection = op.get_bind()
+    for row in connection.execute(sa.select(EVENTS).where(EVENTS.c.from_state == "running")).all():
+        _rewrite(connection, row, {k: v for k, v in row.data.items() if k != "attempt"})
+
+
+def _say_how_attempts_ended(connection: sa.Connection) -> None:
+    ends = connection.execute(
+        sa.select(EVENTS, ATTEMPTS.c.state)
+        .join(ATTEMPTS, ATTEMPTS.c.id == EVENTS.c.attempt_id)
+        .where(EVENTS.c.from_state == "running")
+    )
+    for row in ends.all():
+        _rewrite(connection, row, row.data | {"attempt": row.state})
+
+
+def _rewrite(connection: sa.Connection, row: sa.Row[Any], data: dict[str, Any]) -> None:
+    here = sa.and_(EVENTS.c.job_id == row.job_id, EVENTS.c.seq == row.seq)
+    connection.execute(sa.update(EVENTS).where(here).values(data=data))
