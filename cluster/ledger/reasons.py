@@ -172,11 +172,8 @@ def _ahead(connection: Connection, task: Row[Any], job: Row[Any], now_us: int) -
     return tuple(
         _work(row, None, now_us)
         for row in connection.execute(query)
-        if row.id != task.id
-        and (
-            TIER_RANK[row.tier] < own_rank
-            or (row.tier == job.tier and within_show(_candidate(row, row), now_us=now_us) < own)
-        )
+        if TIER_RANK[row.tier] < own_rank
+        or (row.tier == job.tier and within_show(_candidate(row, row), now_us=now_us) < own)
     )
 
 

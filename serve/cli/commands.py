@@ -11,9 +11,9 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import operate, upkeep
+from serve.cli import catalog, operate, upkeep
 from serve.cli.session import Work
-from serve.cli.wording import plural
+from serve.cli.wording import plural, utf8
 
 if TYPE_CHECKING:
     from actors.catalog import Catalog
@@ -28,7 +28,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings=HELP_NAMES,
 )
-catalog = typer.Typer(rich_markup_mode="rich")
 
 
 def _shown_version(asked: bool) -> None:
@@ -83,14 +82,6 @@ IMAGE_HELP = (
     '  farm image "a white house in the snowy mountains"\n'
     '  farm image "a pink star in outer space" --quality final --out star'
 )
-MODELS_HELP = "The catalog: what is here, what it needs, what it can draw."
-ADD_HELP = (
-    "Put a model into the catalog: weights from a directory or a hub repository, safetensors only.\n\n"
-    "What it can draw is read from its configurations. The entry is a YAML file under FARM_HOME/models.d.\n\n"
-    "[bold]Examples[/]\n"
-    "  farm models add ~/weights/my-wan --name wan-small\n"
-    "  farm models add Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-)
 
 Shots = Annotated[int, typer.Option(metavar="N", min=1, help="How many shots the film has.")]
 Seconds = Annotated[float, typer.Option(metavar="S", callback=_duration, help="How long each shot is.")]
@@ -138,7 +129,7 @@ def render(
     as_json: AsJson = False,
 ) -> Work:
     """A film."""
-    text = _utf8(logline, "logline")
+    text = utf8(logline, "logline")
     if not text.strip() and script is None:
         raise InvalidInput(
             "a film needs a logline", field="logline",
@@ -183,7 +174,7 @@ def clip(
     as_json: AsJson = False,
 ) -> Work:
     """One shot."""
-    text, sides = _utf8(prompt, "prompt"), _size(size)
+    text, sides = utf8(prompt, "prompt"), _size(size)
 
     def check(catalog: Catalog) -> None:
         from pipelines.recipes import clip as recipe
@@ -213,7 +204,7 @@ def image(
     as_json: AsJson = False,
 ) -> Work:
     """One still."""
-    text, sides = _utf8(prompt, "prompt"), _size(size)
+    text, sides = utf8(prompt, "prompt"), _size(size)
 
     def check(catalog: Catalog) -> None:
         from pipelines.recipes import image as recipe
@@ -227,32 +218,7 @@ def image(
     return Work(headline=text, facts=facts, out=_directory(out), gpus=gpus, as_json=as_json, check=check, run=run)
 
 
-@catalog.callback(invoke_without_command=True)
-def models(
-    context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="The catalog as one JSON array.")] = False,
-) -> None:
-    """The catalog."""
-    if context.invoked_subcommand is None:
-        from serve.cli.models import print_models
-
-        print_models(as_json=as_json)
-
-
-@catalog.command("add", help=ADD_HELP)
-def add_to_catalog(
-    source: Annotated[str, typer.Argument(metavar="PATH|HUB_ID", help="A model as diffusers lays it out.")],
-    name: Annotated[str | None, typer.Option(metavar="ID", help="What to call it, if not as its directory.")] = None,
-    revision: Annotated[str, typer.Option(metavar="REV", help="Of a hub repository.")] = "main",
-    as_json: Annotated[bool, typer.Option("--json", help="The new entry as one JSON object.")] = False,
-) -> None:
-    """One more model."""
-    from serve.cli.models import print_added
-
-    print_added(_utf8(source, "source"), name=name, revision=revision, as_json=as_json)
-
-
-app.add_typer(catalog, name="models", help=MODELS_HELP)
+app.add_typer(catalog.app, name="models", help=catalog.HELP)
 app.add_typer(operate.app)
 app.add_typer(upkeep.app, name="ledger", help=upkeep.HELP, rich_help_panel=operate.ACT)
 
@@ -301,12 +267,3 @@ def _directory(out: str) -> Path:
     if not out.strip():
         raise InvalidInput("--out is empty", field="--out", remedy="name a directory, as in --out film")
     return Path(out)
-
-
-def _utf8(text: str, field: str) -> str:
-    """The text, if the terminal sent UTF-8. Raises InvalidInput."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidInput(f"the {field} is not UTF-8 text", field=field, remedy="set the terminal to UTF-8") from error
-    return text

@@ -11,10 +11,11 @@ from pathlib import Path
 from cluster import farm_lock
 from cluster import settings as settings_module
 from cluster.errors import InvalidInput, NotFound
-from cluster.ledger import views
+from cluster.ledger import names
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.upkeep import file_of
 from cluster.settings import Settings
+from serve.cli.wording import utf8
 
 SHORTEST = 4
 """Characters of an id that a person has to give."""
@@ -72,7 +73,7 @@ def farm_runs(settings: Settings) -> bool | None:
 
 def job_named(office: Office, text: str) -> str:
     """Raises NotFound, InvalidInput for what fits several."""
-    ids = office.ledger.view(lambda c: views.job_ids(c, _part(text)))
+    ids = office.ledger.view(lambda c: names.job_ids(c, _part(text)))
     return _one(ids, text, "job", "farm ls")
 
 
@@ -82,8 +83,8 @@ def named(office: Office, text: str) -> Named:
     if slash:
         return _task_of(office, job_named(office, job), key)
     part = _part(text)
-    jobs = [] if part.startswith("task_") else office.ledger.view(lambda c: views.job_ids(c, part))
-    found = [] if jobs else office.ledger.view(lambda c: views.task_ids(c, part))
+    jobs = [] if part.startswith("task_") else office.ledger.view(lambda c: names.job_ids(c, part))
+    found = [] if jobs else office.ledger.view(lambda c: names.task_ids(c, part))
     if not found:
         return Named(job_id=_one(jobs, text, "job or task", "farm ls"))
     task = office.ledger.task(_one(found, text, "task", "farm tasks JOB"))
@@ -91,11 +92,11 @@ def named(office: Office, text: str) -> Named:
 
 
 def worker_named(office: Office, text: str) -> str:
-    return _one(office.ledger.view(lambda c: views.worker_ids(c, _part(text))), text, "worker", "farm workers")
+    return _one(office.ledger.view(lambda c: names.worker_ids(c, _part(text))), text, "worker", "farm workers")
 
 
 def _task_of(office: Office, job_id: str, key: str) -> Named:
-    known = {row["key"]: row["id"] for row in office.ledger.view(lambda c: views.keys_of(c, job_id))}
+    known = {row["key"]: row["id"] for row in office.ledger.view(lambda c: names.keys_of(c, job_id))}
     if key not in known:
         near = get_close_matches(key, known, n=3, cutoff=0.3)
         raise NotFound(
@@ -106,7 +107,7 @@ def _task_of(office: Office, job_id: str, key: str) -> Named:
 
 
 def _part(text: str) -> str:
-    return text.strip().lower()
+    return utf8(text, "ID").strip().lower()
 
 
 def _one(ids: list[str], text: str, what: str, lister: str) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from cluster.errors import InvalidInput
 from cluster.states import REOPENABLE, JobState, State
+from serve.cli.wording import utf8
 
 LOOK, ACT = "Look at the farm", "Change what it does"
 NAMES = "An id, or any part of it that begins or ends it and fits one alone."
@@ -48,10 +49,11 @@ def ls(state: JobStates = None, show: ShowOf = None, limit: Limit = 30, as_json:
     from cluster.ledger import views
     from serve.cli import office, rows, tables
 
+    of_show = None if show is None else utf8(show, "show")
     with office.opened() as desk:
         live_us = desk.live_us
         lines = desk.ledger.view(
-            lambda c: views.job_list(c, show=show, states=state or (), limit=limit, live_us=live_us)
+            lambda c: views.job_list(c, show=of_show, states=state or (), limit=limit, live_us=live_us)
         )
         now_us = desk.ledger.clock.now_us()
     if as_json:
@@ -187,7 +189,7 @@ def pri(job: JobOf, priority: Priority = None, tier: TierOf = None, as_json: AsJ
 @app.command(rich_help_panel=ACT)
 def drain(worker: WorkerOf, reason: Reason = "a person asked", yes: Yes = False, as_json: AsJson = False) -> None:
     """Give a worker no more work."""
-    _order("drain", worker, yes=yes, as_json=as_json, reason=reason)
+    _order("drain", worker, yes=yes, as_json=as_json, reason=utf8(reason, "reason"))
 
 
 def _order(verb: str, target: str, *, yes: bool, as_json: bool, **more: Any) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from cluster.clock import to_datetime
-from cluster.ledger import views
+from cluster.ledger import names
 from cluster.ledger.events import Event
 from serve.cli import rows
 from serve.cli.office import Office
@@ -59,7 +59,7 @@ def tell(office: Office, job_id: str, *, after: int, follow: bool, as_json: bool
         for event in _events(office, job_id, after):
             after = event.seq
             if event.task_id is not None and event.task_id not in keys:
-                keys |= {row["id"]: row["key"] for row in ledger.view(lambda c: views.keys_of(c, job_id))}
+                keys |= {row["id"]: row["key"] for row in ledger.view(lambda c: names.keys_of(c, job_id))}
             if as_json:
                 rows.write([rows.event_row(event, keys)])
                 continue

@@ -7,6 +7,7 @@ import unicodedata
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from cluster.errors import InvalidInput
 from cluster.states import State
 
 if TYPE_CHECKING:
@@ -60,6 +61,15 @@ def clean(text: str, longest: int | None = None) -> str:
         for char in line
     )
     return safe if longest is None or len(safe) <= longest else safe[: longest - 1].rstrip() + "…"
+
+
+def utf8(text: str, field: str) -> str:
+    """The text, if the terminal sent UTF-8. Raises InvalidInput."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the {field} is not UTF-8 text", field=field, remedy="set the terminal to UTF-8") from error
+    return text
 
 
 def name_of(task: TaskView) -> str:

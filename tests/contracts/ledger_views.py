@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import FailureClass, NotFound
-from cluster.ledger import reasons, views
+from cluster.ledger import names, reasons, views
 from cluster.ledger.views import Touched
 from cluster.states import JobState, Move, State
 from cluster.why import Snapshot
@@ -33,15 +33,15 @@ def snapshot(desk: LedgerDesk, job: str, key: str) -> Snapshot:
 )  # fmt: skip
 def test_a_part_names_what_it_begins_or_ends(desk: LedgerDesk, part: str, found: list[str]) -> None:
     desk.join("w_%/x1")
-    assert desk.ledger.view(lambda c: views.worker_ids(c, part)) == found
+    assert desk.ledger.view(lambda c: names.worker_ids(c, part)) == found
 
 
 def test_an_id_is_found_without_its_first_word(desk: LedgerDesk) -> None:
     job = desk.submit(task("a"))
     task_id = desk.task(job, "a")["id"]
-    assert desk.ledger.view(lambda c: views.job_ids(c, job[4:20])) == [job]
-    assert desk.ledger.view(lambda c: views.task_ids(c, task_id[5:24])) == [task_id]
-    assert desk.ledger.view(lambda c: views.job_ids(c, task_id)) == []
+    assert desk.ledger.view(lambda c: names.job_ids(c, job[4:20])) == [job]
+    assert desk.ledger.view(lambda c: names.task_ids(c, task_id[5:24])) == [task_id]
+    assert desk.ledger.view(lambda c: names.job_ids(c, task_id)) == []
 
 
 def test_jobs_are_listed_by_show_and_state_newest_first(desk: LedgerDesk) -> None:

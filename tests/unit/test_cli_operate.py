@@ -549,8 +549,12 @@ def test_a_job_is_named_by_its_id_or_a_part_that_fits_one_alone(farm: Farm) -> N
         (["ls", "--limit", "0"], "--limit must be greater than or equal to 1"),
         (["log", "FILM", "--after", "-1"], "--after must be greater than or equal to 0"),
         (["cancel"], "Missing argument 'JOB[/TASK]'"),
+        (["info", "a\udcffbcd"], "the ID is not UTF-8 text"),
+        (["ls", "--show", "a\udcff"], "the show is not UTF-8 text"),
+        (["why", "FILM/a\udcff"], "no task 'a\\udcff' in job_"),
+        (["drain", "w1", "--reason", "a\udcff"], "the reason is not UTF-8 text"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: ascii(" ".join(value)) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_bad_input_is_one_line_that_says_what_to_do(farm: Farm, argv: list[str], said: str) -> None:
     _, err = farm.refused(*(part.replace("FILM", farm.film) for part in argv))

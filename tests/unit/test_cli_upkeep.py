@@ -155,6 +155,16 @@ def scribbled(path: Path) -> None:
             file.write(b"\x5a" * 512)
 
 
+def with_a_damaged_index(path: Path) -> None:
+    """What no query of a look at it would read."""
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ix_tasks_backoff'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\x5a" * size)
+
+
 def newer(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -174,7 +184,7 @@ def no_database(path: Path) -> None:
     path.write_text("a letter to my grandmother, which is long enough to be a header of a file")
 
 
-BROKEN = [truncated, scribbled, newer, emptied, of_something_else, no_database]
+BROKEN = [truncated, scribbled, with_a_damaged_index, newer, emptied, of_something_else, no_database]
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda f: f.__name__)
