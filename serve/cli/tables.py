@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from cluster.clock import to_datetime
@@ -124,31 +123,29 @@ def job_card(
     now_us: int,
 ) -> RenderableType:
     """All about one job."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Card()
     state = Text(job.state.value, style=_style(job))
     if job.held:
         state.append(", on hold: it gets no new work", style="magenta")
-    table.add_row("job", job.id)
-    table.add_row("state", state)
+    table.row("job", job.id)
+    table.row("state", state)
     counts = ", ".join(f"{n} {s.value}" for s, n in job.counts.items() if n)
-    table.add_row("tasks", f"{job.num_tasks}: {counts}")
-    table.add_row("asked by", f"{clean(job.tenant)}, show {clean(job.show)}, {job.tier} {job.priority}")
-    table.add_row("recipe", f"{job.recipe}, version {job.version}")
-    table.add_row("submitted", f"{_when(job.created_us)}, {span((now_us - job.created_us) / 1e6)} ago")
+    table.row("tasks", f"{job.num_tasks}: {counts}")
+    table.row("asked by", f"{clean(job.tenant)}, show {clean(job.show)}, {job.tier} {job.priority}")
+    table.row("recipe", f"{job.recipe}, version {job.version}")
+    table.row("submitted", f"{_when(job.created_us)}, {span((now_us - job.created_us) / 1e6)} ago")
     if job.ended_us is not None:
-        table.add_row("ended", f"{_when(job.ended_us)}, after {span((job.ended_us - job.created_us) / 1e6)}")
+        table.row("ended", f"{_when(job.ended_us)}, after {span((job.ended_us - job.created_us) / 1e6)}")
     if job.deadline_us is not None:
-        table.add_row("deadline", _when(job.deadline_us))
+        table.row("deadline", _when(job.deadline_us))
     parts = [f"{kind} {dollars(usd(n))}" for kind, n in nano.items() if n]
-    table.add_row("cost", dollars(usd(sum(nano.values()))) + (f": {', '.join(parts)}" if parts else ""))
+    table.row("cost", dollars(usd(sum(nano.values()))) + (f": {', '.join(parts)}" if parts else ""))
     for line in running:
         took = seconds(line.seconds or 0.0)
-        table.add_row("runs", f"{clean(line.key)} on {short_worker(line.worker_id or '?')}, {took}")
+        table.row("runs", f"{clean(line.key)} on {short_worker(line.worker_id or '?')}, {took}")
     for _, file in files:
         size = wording.size(int(str(file.get("size_bytes", 0))))
-        table.add_row("file", Text.assemble(clean(str(file.get("name"))), (f", {size}", "dim")))
+        table.row("file", Text.assemble(clean(str(file.get("name"))), (f", {size}", "dim")))
     return Group(Text(clean(job.title, 200) or "(no title)", style="bold"), Text(), table)
 
 
@@ -201,6 +198,24 @@ class Indented:
             line.pad_left(self.by)
             line.rstrip()
             yield line
+
+
+class Card:
+    """Names and what they are; what is long goes on below itself."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, Text]] = []
+
+    def row(self, name: str, value: str | Text) -> None:
+        self._rows.append((name, Text(value) if isinstance(value, str) else value))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        left = 2 + max(len(name) for name, _ in self._rows)
+        for name, value in self._rows:
+            for line in value.wrap(console, max(20, options.max_width - left)):
+                line.rstrip()
+                yield Text.assemble((name.ljust(left), "dim"), line)
+                name = ""
 
 
 class Grid:

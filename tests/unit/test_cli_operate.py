@@ -193,6 +193,12 @@ def test_info_says_all_about_a_job(farm: Farm) -> None:
     assert row["cost_by_kind_usd"]["busy"] == "0.040000000"
 
 
+def test_no_line_that_is_printed_ends_in_spaces_or_is_wider_than_the_terminal(farm: Farm) -> None:
+    for argv in (["ls"], ["info", farm.film], ["tasks", farm.film], ["why", farm.film], ["workers"]):
+        lines = farm(*argv).splitlines()
+        assert [line for line in lines if line != line.rstrip() or len(line) > 80] == []
+
+
 def test_what_runs_costs_something_only_while_its_farm_is_at_work(farm: Farm) -> None:
     farm.desk.clock.advance(AGO_US / 1e6 - 135)
     job = farm.desk.submit(task("now"), title="now")
