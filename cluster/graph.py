@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from cluster.assets import canonical_json
 from cluster.errors import InvalidGraph, InvalidInput
 
 MAX_TASKS = 20_000
+ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 LONGEST = {"key": 128, "step": 64, "role": 32, "entry": 255, "model": 128}
 """Characters of the names of a task: what every database holds."""
 
@@ -46,6 +48,12 @@ class TaskSpec:
             flaw = flaw_of_text(value, longest) if value else "is empty"
             if flaw:
                 raise InvalidGraph(f"{name} of the task {str(self.key)[:40]!r} {flaw}", field=f"tasks.{name}")
+        if not ENTRY.fullmatch(self.entry):
+            raise InvalidGraph(
+                f"entry {self.entry!r} of the task {self.key!r} names no step",
+                field="tasks.entry",
+                remedy="use package.module:function",
+            )
         if not math.isfinite(self.weight) or self.weight < 0:
             raise InvalidGraph(f"weight of the task {self.key!r} must be 0 or more", field="tasks.weight")
         object.__setattr__(self, "needs", tuple(dict.fromkeys(self.needs)))
@@ -84,17 +92,22 @@ def flaw_of_text(value: Any, longest: int) -> str | None:
     return None
 
 
+def check_size(num_tasks: int) -> None:
+    """Raises InvalidGraph for more than a job can have."""
+    if num_tasks > MAX_TASKS:
+        raise InvalidGraph(
+            f"a job has at most {MAX_TASKS} tasks, this one would have {num_tasks}",
+            field="tasks",
+            remedy="split it into several jobs",
+        )
+
+
 def checked(tasks: Sequence[TaskSpec], *, existing: frozenset[str] = frozenset()) -> list[TaskSpec]:
     """`tasks` in an order in which every task follows what it needs.
 
     `existing` are keys that the job has already. Raises InvalidGraph for cycles, unknown or doubled keys, too many.
     """
-    if len(tasks) + len(existing) > MAX_TASKS:
-        raise InvalidGraph(
-            f"a job has at most {MAX_TASKS} tasks, this one would have {len(tasks) + len(existing)}",
-            field="tasks",
-            remedy="split it into several jobs",
-        )
+    check_size(len(tasks) + len(existing))
     by_key: dict[str, TaskSpec] = {}
     for task in tasks:
         try:

@@ -14,7 +14,7 @@ from ulid import ULID
 from cluster import faults
 from cluster.clock import Clock, SystemClock
 from cluster.errors import FailureClass, NotFound, WorkerLost
-from cluster.graph import TaskSpec
+from cluster.graph import TaskSpec, check_size
 from cluster.ledger import (
     audit,
     events,
@@ -103,6 +103,7 @@ class Ledger:
     @faults.at("ledger.submit")
     def submit(self, spec: JobSpec, graph: Sequence[TaskSpec]) -> tuple[str, bool]:
         """(job id, created). The job is durable when this returns. Raises InvalidGraph, InvalidInput."""
+        check_size(len(graph))
         job_id, ids = f"job_{self._new_id()}", self._ids("task", len(graph))
         now_us = self.clock.now_us()
         return self._do(lambda c: jobs.submit(c, spec, graph, job_id=job_id, ids=ids, now_us=now_us))

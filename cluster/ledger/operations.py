@@ -13,6 +13,9 @@ from cluster.ledger.jobs import TIERS
 from cluster.ledger.schema import jobs, tasks
 from cluster.states import MOVES, OF_PEOPLE, OPEN, AttemptState, Move, State
 
+ALONE = frozenset({Move.CANCEL, Move.HOLD})
+"""Moves of a task that does not run from which nothing follows for others: a job makes them at once."""
+
 
 def cancel_job(connection: Connection, job_id: str, *, now_us: int) -> int:
     """Cancels what has not ended; monotonic. Returns how many tasks were canceled. Raises NotFound."""
@@ -72,14 +75,16 @@ def move_tasks(
     _job(connection, job_id)
     _check_of_people(how)
     names = [s.value for s in states]
-    query = select(tasks.c.id).where(tasks.c.job_id == job_id, tasks.c.state.in_(names)).order_by(tasks.c.ordinal)
-    ids = connection.execute(query if keys is None else query.where(tasks.c.key.in_(list(keys)))).scalars()
+    query = select(tasks).where(tasks.c.job_id == job_id, tasks.c.state.in_(names)).order_by(tasks.c.ordinal)
+    rows = connection.execute(query if keys is None else query.where(tasks.c.key.in_(list(keys)))).all()
     batch = moves.Batch(connection, now_us=now_us)
-    count = 0
-    for task_id in ids.all():
-        task = moves.read(connection, task_id)
-        assert task is not None
-        if (State(task.state), how) in MOVES and not _expanded(task, how):
+    alone = [t for t in rows if how in ALONE and t.state != State.RUNNING.value and (State(t.state), how) in MOVES]
+    if alone:
+        batch.apply_all(how, [(task, {"reason": reason}) for task in alone])
+    count, made = len(alone), {task.id for task in alone}
+    for row in rows:
+        task = moves.read(connection, row.id) if row.id not in made else None  # as the others' moves have left it
+        if task is not None and (State(task.state), how) in MOVES and not _expanded(task, how):
             _move(connection, batch, task, how, now_us=now_us, reason=reason)
             count += 1
     batch.close()

@@ -62,6 +62,7 @@ def test_a_retried_submit_is_the_first_one(desk: LedgerDesk) -> None:
         pytest.param([task("a"), task("a")], "two tasks", id="doubled-key"),
         pytest.param([], "at least one", id="empty"),
         pytest.param([task(f"t{n}") for n in range(MAX_TASKS + 1)], "at most 20000", id="too-many"),
+        pytest.param([task("a")] * 100_000, "would have 100000$", id="a-hundred-thousand"),
     ],
 )
 def test_a_graph_that_cannot_run_is_refused_whole(desk: LedgerDesk, graph: list[TaskSpec], what: str) -> None:

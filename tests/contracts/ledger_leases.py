@@ -8,9 +8,9 @@ from sqlalchemy import Connection
 from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleEpoch, StaleTerm, WorkerLost
 from cluster.failures import BUDGET, LONGEST_DELAY_S
 from cluster.ledger import moves
-from cluster.ledger.leases import Answer
+from cluster.ledger.leases import Answer, Commit
 from cluster.states import Move, State
-from tests.ledger_desk import HOUR, LedgerDesk, file, task
+from tests.ledger_desk import HOUR, Leased, LedgerDesk, file, task
 
 
 def test_a_lease_raises_the_epoch_and_a_second_one_finds_nothing(desk: LedgerDesk) -> None:
@@ -342,4 +342,70 @@ def test_only_what_expands_may_report_children(desk: LedgerDesk) -> None:
     with pytest.raises(InvalidGraph, match="does not expand"):
         desk.commit(leased, children=[task("b")])
     assert desk.state(job, "a") is State.RUNNING
+    desk.check()
+
+
+def receipt_of(leased: Leased) -> str:
+    return f"studio/attempts/{leased.attempt_id}/receipt.json"
+
+
+def test_many_leases_of_one_transaction_are_each_as_good_as_one(desk: LedgerDesk) -> None:
+    """Two want one task, two ask the same question, one asks twice, one has left, one comes too late."""
+    same = {"params": {"spec": {"prompt": "a boat", "seed": 1}}}
+    job = desk.submit(task("a"), task("b"), task("twin1", **same), task("twin2", **same), task("late"))
+    ids = {key: desk.task(job, key)["id"] for key in ("a", "b", "twin1", "twin2", "late")}
+    desk.run(job, "late")
+    asks = [
+        (ids["a"], 0, "w1", "r1"),
+        (ids["a"], 0, "w2", "r2"),
+        (ids["b"], 0, "w1", "r1"),  # the same call again: one request, one lease
+        (ids["twin1"], 0, "w2", "r3"),
+        (ids["twin2"], 0, "w1", "r4"),
+        (ids["b"], 0, "nobody", "r5"),
+        (ids["late"], 0, "w1", "r6"),
+        ("", 0, "w1", "r7"),  # only asks for what it may have got before
+    ]
+    got = desk.ledger.lease_all(desk.term, asks)
+    keys = [one[0]["key"] if isinstance(one, tuple) else type(one).__name__ for one in got]
+    assert keys == ["a", "NoneType", "a", "twin1", "NoneType", "WorkerLost", "NoneType", "NoneType"]
+    assert desk.states(job) == {
+        "a": "running", "b": "ready", "twin1": "running", "twin2": "ready", "late": "succeeded"
+    }  # fmt: skip
+    again = desk.ledger.lease_all(desk.term, [("", 0, "w1", "r1"), (ids["b"], 0, "w2", "r3")])
+    assert [one[0]["key"] for one in again if isinstance(one, tuple)] == ["a", "twin1"]
+    desk.check()
+
+
+def test_many_commits_of_one_transaction_are_each_as_good_as_one(desk: LedgerDesk) -> None:
+    """Two inputs of one task, an answer that another waits for, one report twice, one that comes too late."""
+    same = {"params": {"spec": {"prompt": "a boat", "seed": 1}}}
+    job = desk.submit(task("a"), task("b"), task("both", "a", "b"), task("lost"), task("twin", **same))
+    other = desk.submit(task("waits", **same), show="other")
+    leased = {key: desk.lease(job, key) for key in ("a", "b", "lost", "twin")}
+    desk.clock.advance(3)
+    desk.lose(leased["lost"])
+    desk.run(job, "lost")
+    answers = desk.ledger.commit_all(
+        desk.term,
+        [
+            Commit(**one.who, receipt_key=receipt_of(one), files=[file(one.task_id)], result={}, facts={})
+            for one in (leased[key] for key in ("a", "b", "a", "lost", "twin"))
+        ],
+    )
+    assert [a.value for a in answers] == ["accepted", "accepted", "duplicate", "superseded", "accepted"]
+    assert desk.states(job)["both"] == "ready"
+    assert desk.task(other, "waits")["receipt_key"] == receipt_of(leased["twin"])
+    assert desk.kinds(job).count("task.deps_met") == 1
+    desk.check()
+
+
+def test_a_commit_that_is_refused_takes_nothing_of_the_others(desk: LedgerDesk) -> None:
+    """They are all rolled back, for the dispatcher to send one by one."""
+    job = desk.submit(task("a"), task("b"))
+    a, b = desk.lease(job, "a"), desk.lease(job, "b")
+    made = {"receipt_key": "studio/x", "files": [], "result": {}, "facts": {}}
+    with pytest.raises(InvalidGraph, match="does not expand"):
+        desk.ledger.commit_all(desk.term, [Commit(**a.who, **made), Commit(**b.who, **made, children=[task("c")])])
+    assert desk.states(job) == {"a": "running", "b": "running"}
+    assert desk.commit(a) is Answer.ACCEPTED
     desk.check()

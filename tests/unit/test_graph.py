@@ -70,6 +70,8 @@ def test_a_need_that_is_named_twice_counts_once() -> None:
         {"step": "s" * 65},
         {"role": ""},
         {"entry": "e" * 256},
+        {"entry": "render"},
+        {"entry": "os:system; true"},
         {"model": ""},
         {"weight": float("nan")},
         {"weight": -1.0},
