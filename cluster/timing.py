@@ -38,3 +38,13 @@ def left_s(ahead: Sequence[Ahead], *, ratios: Mapping[str, float], workers: Mapp
         rest_s = task.predicted_s * ratios.get(task.step, 1.0) * (1.0 - task.fraction)
         by_role[task.role] = by_role.get(task.role, 0.0) + rest_s
     return sum(rest_s / max(1, workers.get(role, 1)) for role, rest_s in by_role.items())
+
+
+def span(value: float) -> str:
+    """How long something is, in its largest unit: "12 s", "5 min", "3.2 h", "4 d"."""
+    value = max(0.0, value)
+    if value < 99.5:
+        return f"{value:.0f} s"
+    if value < 5400:
+        return f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h" if value < 172_800 else f"{value / 86_400:.0f} d"

@@ -14,7 +14,7 @@ from cluster.errors import FailureClass
 from cluster.failures import BUDGET
 from cluster.fit import Asked, Place, blocked, unfit
 from cluster.states import DONE, State
-from cluster.timing import Ahead, left_s
+from cluster.timing import Ahead, left_s, span
 
 NAMED = 6
 """Inputs, or workers, of one kind that are named one by one."""
@@ -132,7 +132,7 @@ def why(seen: Snapshot) -> Explanation:
 
 def _running(seen: Snapshot) -> Explanation:
     task, left_s = seen.task, _rest_s(seen.task, seen.ratios)
-    said = f"attempt {seen.num_attempts} runs on {task.worker_id}, for {_span(task.ran_s)} by now"
+    said = f"attempt {seen.num_attempts} runs on {task.worker_id}, for {span(task.ran_s)} by now"
     if seen.farm_runs is False:
         said = f"attempt {seen.num_attempts} was running on {task.worker_id} when its farm was killed"
         return Explanation(state=task.state, said=said, holds=(NO_FARM,))
@@ -197,14 +197,14 @@ def _holds(seen: Snapshot) -> Iterator[Hold]:
         left = max(0.0, seen.backoff_s or 0.0)
         yield Hold(
             what=Predicate.BACKOFF,
-            text=f"it is tried again in {_span(left)}, after {failed or 'a failure'}{because}",
+            text=f"it is tried again in {span(left)}, after {failed or 'a failure'}{because}",
             eta_s=left + TICK_S,
         )
     if seen.twin is not None:
         twin = seen.twin
         yield Hold(
             what=Predicate.SAME_QUESTION,
-            text=f"{twin.name} is answering the same question on {twin.worker_id}, for {_span(twin.ran_s)}: "
+            text=f"{twin.name} is answering the same question on {twin.worker_id}, for {span(twin.ran_s)}: "
             "this task takes its answer",
             eta_s=_rest_s(twin, seen.ratios),
         )
@@ -237,7 +237,7 @@ def _input(need: Work, ratios: Mapping[str, float], eta_s: float | None) -> Hold
     because = f": {need.reason}" if need.reason and need.state is not State.PENDING else ""
     whose = "it needs" if need.direct else "behind its inputs,"
     if need.state is State.RUNNING:
-        what = f"runs on {need.worker_id} for {_span(need.ran_s)}, {_span(_rest_s(need, ratios))} left"
+        what = f"runs on {need.worker_id} for {span(need.ran_s)}, {span(_rest_s(need, ratios))} left"
     else:
         what = f"is {need.state.value}{because}"
     text = f"{whose} {need.key}, which {what}" if need.direct else f"{whose} {need.key} {what}"
@@ -350,9 +350,3 @@ def _of_budget(name: str) -> str:
     known = {failure.value: budget for failure, budget in BUDGET.items()}
     budget = known.get(name)
     return f" of {budget}" if budget else ""
-
-
-def _span(seconds: float) -> str:
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

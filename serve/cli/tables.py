@@ -14,9 +14,10 @@ from cluster.ledger.jobs import Job
 from cluster.ledger.views import JobLine, TaskLine, WorkerLine
 from cluster.rates import usd
 from cluster.states import DONE, JobState, State
+from cluster.timing import span
 from cluster.why import Explanation
 from serve.cli import wording
-from serve.cli.wording import clean, dollars, plural, seconds, short_id, short_worker, span
+from serve.cli.wording import clean, dollars, plural, seconds, short_id, short_worker
 
 STYLES = {
     JobState.RUNNING: "cyan",

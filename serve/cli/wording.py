@@ -130,16 +130,6 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def span(value: float) -> str:
-    """How long something is, in its largest unit: "12 s", "5 min", "3.2 h", "4 d"."""
-    value = max(0.0, value)
-    if value < 99.5:
-        return f"{value:.0f} s"
-    if value < 5400:
-        return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h" if value < 172_800 else f"{value / 86_400:.0f} d"
-
-
 def size(num_bytes: int) -> str:
     """ "812 bytes", "4.2 kB", "1.3 MB"."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

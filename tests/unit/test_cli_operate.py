@@ -24,8 +24,10 @@ import pytest
 from cluster import farm_lock
 from cluster.errors import FailureClass
 from cluster.graph import TaskSpec
+from cluster.ledger.jobs import TIERS
 from cluster.states import JobState, Move, State
 from serve.cli.main import run
+from serve.cli.operate import Tier
 from tests.farm import in_process_farm
 from tests.ledger_desk import LedgerDesk, brief, file, task
 from tests.quick_engine import QuickEngine
@@ -482,6 +484,7 @@ def test_a_farm_at_work_sees_a_verb_by_its_next_look_and_its_worker_goes_on(farm
 CONFIRMS = """
 import sys
 from serve.cli.main import run
+from serve.cli.operate import Tier
 sys.exit(run(["cancel", sys.argv[1]]))
 """
 
@@ -594,3 +597,7 @@ def test_every_move_of_a_person_has_a_verb_or_is_a_review() -> None:
 
     verbs = {Move.HOLD, Move.RELEASE, Move.CANCEL, Move.EAT, Move.REOPEN}
     assert OF_PEOPLE - verbs == {Move.APPROVE, Move.REJECT}
+
+
+def test_the_tiers_of_the_command_line_are_those_of_the_ledger() -> None:
+    assert tuple(tier.value for tier in Tier) == TIERS
