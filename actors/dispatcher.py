@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ from cluster.store import Store, find_receipt, verify_receipt
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+ALIVE_EVERY_S = 5.0
 
 
 class _Claim(TypedDict):
@@ -65,6 +67,9 @@ class Dispatcher:
         self._term = 0
         self._memory = memory = Memory()
         self._leases = memory.leases
+        self._unheard: set[str] = set()  # workers of an earlier term that have not called yet
+        self._before_us: int | None = None  # when that term was last alive
+        self._alive_s = -math.inf
         self._strangers: set[str] = set()  # attempts that run in the ledger and are not here, as of the last tick
         self._queue = Queue(ledger)
         self._bounds = Bounds(cold_s=settings.stuck_s, least_s=settings.stuck_least_s)
@@ -80,6 +85,7 @@ class Dispatcher:
 
     async def start(self) -> int:
         """Takes a new term and gives everything that runs a full lease of grace. Returns the term."""
+        self._before_us = await self._call(self._ledger.last_alive)
         with faults.point("dispatcher.start"):
             self._term = self._lender.term = await self._call(self._ledger.take_term)
         for step, model, gaps_s in await self._call(self._ledger.gaps):
@@ -87,6 +93,7 @@ class Dispatcher:
         now_s = self._clock.monotonic_s()
         for worker in await self._call(self._ledger.open_workers):
             self._memory.seen_s[worker["id"]], self._memory.nodes[worker["id"]] = now_s, worker["node"]
+        self._unheard = set(self._memory.seen_s)
         for row in await self._call(self._ledger.running):
             self._keep(row)
         await self._look()
@@ -116,6 +123,9 @@ class Dispatcher:
                 await self._try(self._stuck(lease, bound_s))
         for worker_id in [w for w, seen in self._memory.seen_s.items() if now_s - seen > self._lease_s]:
             await self._try(self.leave(worker_id))
+        if now_s - self._alive_s >= ALIVE_EVERY_S:
+            await self._call(lambda: self._ledger.say_alive(self._term))
+            self._alive_s = now_s
         await self._call(lambda: self._ledger.backoff_over(self._term))
         await self._see_running()
         await self._see_draining()
@@ -152,6 +162,7 @@ class Dispatcher:
             "facts": worker.facts,
         }
         await self._call(lambda: self._ledger.join(self._term, row))
+        self._unheard.discard(worker.id)
         self._memory.workers[worker.id], self._memory.nodes[worker.id] = worker, worker.node
         self._memory.seen_s[worker.id] = self._clock.monotonic_s()
         say(log, "A worker joined.", action="worker.join", worker=worker.id)
@@ -192,6 +203,7 @@ class Dispatcher:
     async def beat(self, worker_id: str, beats: Sequence[Beat]) -> dict[str, str]:
         """Renews the leases of what runs, keeps its progress, and says what shall stop, and why."""
         now_s = self._clock.monotonic_s()
+        self._unheard.discard(worker_id)
         if worker_id in self._memory.workers:
             self._memory.seen_s[worker_id] = now_s
         stop: dict[str, str] = {}
@@ -223,6 +235,8 @@ class Dispatcher:
 
     async def leave(self, worker_id: str, *, died: bool = False) -> None:
         """The worker is gone: what it ran is lost (or found by its receipt), its holding ends."""
+        if worker_id in self._unheard:  # it went with the farm before this one: nobody held it since
+            await self._call(partial(self._ledger.leave, self._term, worker_id, at_us=self._before_us))
         lost = [lease for lease in self._leases.values() if lease.worker_id == worker_id]
         for lease in lost:
             if died:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from cluster.errors import NotFound
 from cluster.ledger import events, money
-from cluster.ledger.schema import tasks, workers
+from cluster.ledger.schema import dispatcher, tasks, workers
 from cluster.states import State
 
 
@@ -30,13 +30,25 @@ def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
 
 
 def leave(connection: Connection, worker_id: str, *, now_us: int) -> None:
-    """Its holding ends now. Idempotent. What it still runs is lost by `lose`, in calls of their own."""
-    money.close_interval(connection, worker_id, now_us=now_us)
-    left = connection.execute(
-        update(workers).where(workers.c.id == worker_id, workers.c.ended_us.is_(None)).values(ended_us=now_us)
-    )
-    if left.rowcount:
-        events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.leave")
+    """Its holding ends at this instant, or where its time was last accounted for if that is later. Idempotent. What it
+    still runs is lost by `lose`, in calls of their own."""
+    worker = connection.execute(select(workers).where(workers.c.id == worker_id, workers.c.ended_us.is_(None))).first()
+    if worker is None:
+        return
+    ends_us = max(now_us, worker.since_us)
+    money.close_interval(connection, worker_id, now_us=ends_us)
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(ended_us=ends_us))
+    events.append_of_worker(connection, worker_id, at_us=ends_us, kind="worker.leave")
+
+
+def say_alive(connection: Connection, *, now_us: int) -> None:
+    connection.execute(update(dispatcher).values(alive_us=now_us))
+
+
+def last_alive(connection: Connection) -> int | None:
+    """When a dispatcher last said so. Whoever was here then and is not heard of again may have died right after."""
+    alive_us: int | None = connection.execute(select(dispatcher.c.alive_us)).scalar_one_or_none()
+    return alive_us
 
 
 def drain(connection: Connection, worker_id: str, *, reason: str, now_us: int) -> bool:
@@ -56,6 +68,7 @@ def drain(connection: Connection, worker_id: str, *, reason: str, now_us: int) -
 def rebase(connection: Connection, jumped_us: int, *, now_us: int) -> None:
     """The wall clock was set by so much: back-offs end when they would have ended, and no bill grows by it."""
     money.rebase(connection, jumped_us)
+    connection.execute(update(dispatcher).values(alive_us=dispatcher.c.alive_us + jumped_us))
     for worker_id in connection.execute(select(workers.c.id).where(workers.c.ended_us.is_(None))).scalars().all():
         data = {"jumped_us": jumped_us}
         events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.clock", data=data)

@@ -254,9 +254,18 @@ class Ledger:
         self._do(lambda c: holdings.join(c, worker, now_us=now_us), term)
 
     @faults.at("ledger.leave")
-    def leave(self, term: int, worker_id: str) -> None:
-        now_us = self.clock.now_us()
+    def leave(self, term: int, worker_id: str, *, at_us: int | None = None) -> None:
+        """Its holding ends now, or at an earlier instant since which nobody knows of it."""
+        now_us = self.clock.now_us() if at_us is None else min(at_us, self.clock.now_us())
         self._do(lambda c: holdings.leave(c, worker_id, now_us=now_us), term)
+
+    def say_alive(self, term: int) -> None:
+        now_us = self.clock.now_us()
+        self._do(lambda c: holdings.say_alive(c, now_us=now_us), term)
+
+    def last_alive(self) -> int | None:
+        """When a dispatcher last said that it was alive."""
+        return self._do(holdings.last_alive)
 
     def lease(self, term: int, task_id: str, *, epoch: int, worker_id: str, request_id: str) -> Given | None:
         """The leased task; None if it was not READY at `epoch`. Raises WorkerLost."""

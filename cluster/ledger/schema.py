@@ -38,6 +38,7 @@ dispatcher = Table(
     Column("id", Integer, primary_key=True),  # one row, id 1
     Column("term", BigInteger, nullable=False),
     Column("started_us", BigInteger, nullable=False),
+    Column("alive_us", BigInteger),  # written every few seconds
 )
 
 shows = Table(

@@ -398,3 +398,20 @@ def test_a_damaged_receipt_of_a_lost_attempt_stops_nothing_else(tmp_path: Path) 
             assert order is not None
             farm.store.put_once(f"studio/attempts/{order.attempt_id}/receipt.json", b"{damaged")
         farm.wait_for(lambda: {t["state"] for t in farm.ledger.tasks(job_id)} == {State.READY})
+
+
+def test_nobody_pays_for_the_hours_after_a_farm_was_killed(farm: InProcessFarm) -> None:
+    job_id = submit(farm, task())
+    worker = joined(farm)
+    leased(farm, worker)
+    farm.desk.ask(farm.desk.dispatcher.tick())  # the last that is heard of it
+    threading.Event().wait(0.3)
+    farm.desk = farm.new_dispatcher()
+    farm.desk.leave(worker.id)
+    (row,) = farm.ledger.workers()
+    alive_us = farm.ledger.last_alive()
+    assert alive_us is not None
+    assert row["ended_us"] <= alive_us
+    assert farm.ledger.spent(worker_id=worker.id).held_s < 0.3
+    assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["lost"]
+    assert farm.ledger.flaws() == []
