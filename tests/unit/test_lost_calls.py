@@ -133,3 +133,15 @@ def test_a_dispatcher_that_was_replaced_stops_by_itself(farm: InProcessFarm) -> 
     farm.desk = farm.new_dispatcher()
     with pytest.raises(StaleTerm):
         farm.desk.ask(asyncio.wait_for(old.run(0.01), timeout=30))
+
+
+def test_an_error_over_one_lost_attempt_holds_up_neither_it_nor_another(farm: InProcessFarm, tmp_path: Path) -> None:
+    job_id = submit(farm, "a", "b")
+    worker = farm.facts()
+    farm.desk.join(worker)
+    assert farm.desk.lease(worker.id, "one") is not None
+    assert farm.desk.lease(worker.id, "two") is not None
+    faults.arm([Fault(point="store.get", action=Action.BEFORE)], tmp_path / "faults")
+    farm.wait_for(lambda: all(t["state"] == State.READY for t in farm.ledger.tasks(job_id)))
+    assert faults.struck(tmp_path / "faults") == 1
+    assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["lost", "lost"]
