@@ -145,3 +145,13 @@ def test_an_error_over_one_lost_attempt_holds_up_neither_it_nor_another(farm: In
     farm.wait_for(lambda: all(t["state"] == State.READY for t in farm.ledger.tasks(job_id)))
     assert faults.struck(tmp_path / "faults") == 1
     assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["lost", "lost"]
+
+
+def test_a_failure_whose_report_is_lost_once_is_told_again(
+    farm: InProcessFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.worker.RETRY_AFTER_S", 0.01)
+    job_id, _ = farm.ledger.submit(golden.job(), [golden.doomed("input")])
+    faults.arm([Fault(point="worker.report", action=Action.BEFORE)], tmp_path / "faults")
+    farm.work_until_over(job_id, farm.worker(golden.GoldenEngine(), role="finish"))
+    assert [(a["state"], a["failure"]) for a in farm.ledger.attempts(job_id)] == [("failed", "input")]
