@@ -84,7 +84,7 @@ def run(case: Case, folder: Path, *, keep: bool = False) -> tuple[Case, Outcome]
 def sweep(chosen: list[Case], folder: Path, *, at_once: int) -> int:
     """Runs and prints; returns the number of cases that did not end as they must."""
     began_s = time.monotonic()
-    num_bad, not_reached, crashes, slowest = 0, list[str](), 0, 0.0
+    num_bad, num_done, not_reached, crashes, slowest = 0, 0, list[str](), 0, 0.0
     content = golden.digest(golden.expected())
     with ProcessPoolExecutor(at_once, mp_context=get_context("fork"), initializer=hurry) as pool:
         for case, outcome in pool.map(run, [UNDISTURBED, *chosen], [folder] * (len(chosen) + 1)):
@@ -97,6 +97,9 @@ def sweep(chosen: list[Case], folder: Path, *, at_once: int) -> int:
                 else:
                     flaws.append("its fault never struck")
             num_bad += bool(flaws)
+            num_done += 1
+            if num_done % 50 == 0:
+                print(f"{num_done} cases, {time.monotonic() - began_s:.0f} s", flush=True)
             crashes += outcome.crashes
             slowest = max(slowest, outcome.seconds)
             for flaw in flaws:
