@@ -70,6 +70,7 @@ class SmallFarm:
     plan: Sequence[Fault | Chance] = ()
     _pids: dict[int, str] = field(default_factory=dict)
     _starts: dict[str, int] = field(default_factory=dict)
+    _stopped: set[str] = field(default_factory=set)  # who may end now
     crashes: int = 0
 
     def run(self) -> Outcome:
@@ -135,12 +136,13 @@ class SmallFarm:
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
                     del self._pids[pid]
-                    if status:
-                        self.crashes += 1
+                    self.crashes += bool(status)
+                    if status and name not in self._stopped:
                         self._start(name)
             time.sleep(0.004)
 
     def _stop(self, *names: str) -> None:
+        self._stopped.update(names)
         for pid, name in self._pids.items():
             if name in names:
                 os.kill(pid, signal.SIGTERM)
