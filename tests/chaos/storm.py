@@ -143,7 +143,7 @@ class Storm:
             self._injected += [Injected(task_id=row["id"], failure=failure)] * times
         catalog = Catalog.load(None)
         for n in range(max(1, round(20 * self.scale))):
-            brief = clip.Brief(prompt="a red boat on the sea", seconds=1.0, seed=n, quality=Quality.DRAFT)
+            brief = clip.Brief(prompt="a red boat on the sea", seed=n, quality=Quality.DRAFT)
             spec = JobSpec(recipe="pipelines.recipes.clip", title=f"Clip {n}", spec={}, idempotency_key=f"clip {n}")
             self._clips.append(self._insist(spec, clip.plan(brief, catalog)))
 
@@ -280,9 +280,14 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="farm-storm-", dir=memory))
     folder.chmod(0o755)  # as root, PostgreSQL runs as a user of its own
     try:
-        with embedded_postgresql.running(folder) as database, private_ray(gpus=0, code_dir=CODE_DIR):
-            home = folder / "home"
-            home.mkdir()
+        home = folder / "home"
+        home.mkdir()
+        with (
+            (folder / "ray-says").open("w") as aside,
+            contextlib.redirect_stderr(aside),  # a paragraph of Ray's for each worker that is killed
+            embedded_postgresql.running(folder) as database,
+            private_ray(gpus=0, code_dir=CODE_DIR),
+        ):
             return Storm(home, database, seed, asked.scale).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
