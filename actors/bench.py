@@ -6,9 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from actors.contract import Beat, Json, Order
+from actors.patience import patiently
 from cluster.assets import checkpoint_key
 from cluster.errors import (
     Canceled,
@@ -52,7 +54,7 @@ class WorkBench:
                 if given.key == input_key and file["name"] == name:
                     path = self.scratch / "inputs" / input_key / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    self._store.fetch(file["key"], path)
+                    patiently(partial(self._store.fetch, file["key"], path))
                     return path
         raise NotFound(f"input {input_key!r} has no file {name!r}", field=f"inputs.{input_key}")
 

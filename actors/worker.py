@@ -11,12 +11,14 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ulid import ULID
 
 from actors.bench import WorkBench
 from actors.contract import SICK, Desk, Engine, Json, Made, Order, Outcome, Report, WorkerFacts
+from actors.patience import patiently
 from actors.reach import Reach
 from cluster import disk, faults
 from cluster.assets import Receipt, ReceiptFile
@@ -141,7 +143,8 @@ class Worker:
     def _upload(self, order: Order, bench: WorkBench, made: Made) -> str:
         files = []
         for made_file in made.files:
-            blob = self._store.put_blob(order.tenant, made_file.path, media_type=made_file.media_type)
+            put = partial(self._store.put_blob, order.tenant, made_file.path, media_type=made_file.media_type)
+            blob = patiently(put)
             files.append(ReceiptFile.of(made_file.name, blob, content_sha256=made_file.content_sha256))
         receipt = Receipt(
             attempt_id=order.attempt_id,
@@ -155,7 +158,7 @@ class Worker:
                 "children": [child.to_json() for child in made.children],
             },
         )
-        return put_receipt(self._store, order.tenant, receipt)
+        return patiently(lambda: put_receipt(self._store, order.tenant, receipt))
 
     def _failed(self, order: Order, error: FarmError, bench: WorkBench) -> Report:
         say(log, "An attempt failed.", action="attempt.failed", code=error.code, error=error.line())

@@ -244,22 +244,23 @@ def _strike(name: str, *, repeating: bool = False) -> Fault | Chance | None:
     with armed.lock:
         if not repeating:
             armed.passed[name] = armed.passed.get(name, 0) + 1
+        struck: Fault | Chance | None = None
         for n, one in enumerate(armed.plan):
             if one.point != name or (one.action in REPEATING) != repeating:
                 continue
             if isinstance(one, Chance):
                 dice = armed.dice.setdefault(n, random.Random(f"{one.seed}/{armed.number}/{n}"))
-                if dice.random() < one.probability:
+                if dice.random() < one.probability and struck is None:
+                    struck = one
                     with (armed.once_dir / f"chances-{n}").open("a") as tally:
                         tally.write(".")
-                    return one
                 continue
             if one.follows and not armed.token(n - 1).exists():
                 continue
             armed.counts[n] = armed.counts.get(n, 0) + 1
-            if armed.counts[n] == one.nth and _first(armed.token(n)):
-                return one
-    return None
+            if armed.counts[n] == one.nth and struck is None and _first(armed.token(n)):
+                struck = one
+    return struck
 
 
 def _first(token: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,25 @@ def test_a_failure_whose_report_is_lost_once_is_told_again(
     faults.arm([Fault(point="worker.report", action=Action.BEFORE)], tmp_path / "faults")
     farm.work_until_over(job_id, farm.worker(golden.GoldenEngine(), role="finish"))
     assert [(a["state"], a["failure"]) for a in farm.ledger.attempts(job_id)] == [("failed", "input")]
+
+
+@pytest.mark.parametrize("point", ["store.put_blob", "store.put_once", "store.fetch"])
+def test_a_store_that_errs_for_a_moment_costs_no_attempt(farm: InProcessFarm, tmp_path: Path, point: str) -> None:
+    tasks = [
+        TaskSpec(key="script", step="script", role="render", entry="x:y", params={"seed": 7, "nap_s": 0.0}),
+        TaskSpec(key="expand", step="expand", role="render", entry="x:y", needs=("script",), expands=True),
+    ]
+    job_id, _ = farm.ledger.submit(JobSpec(recipe="tests", title="test", spec={}), tasks)
+    faults.arm(
+        [Fault(point=point, action=action, nth=n) for n, action in ((1, Action.BEFORE), (2, Action.AFTER))],
+        tmp_path / "faults",
+    )
+    worker = farm.worker(golden.GoldenEngine())
+    worker.start()
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    farm.wait_for(lambda: task(farm, job_id, "expand")["state"] == State.SUCCEEDED)
+    worker.stop()
+    thread.join(timeout=30)
+    assert faults.struck(tmp_path / "faults") == 2
+    assert {a["state"] for a in farm.ledger.attempts(job_id)} == {"succeeded"}
