@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,10 +49,15 @@ def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *
         "time to re-lease": f"p50 {_quantile(again_s, 0.5):.1f} s, p99 {_quantile(again_s, 0.99):.1f} s",
     }
     for name, value in lines.items():
-        print(f"{name:>22}  {value}")
+        tell(f"{name:>22}  {value}")
     for line in [*lost, *found][:40]:
-        print(f"  ! {line}")
+        tell(f"  ! {line}")
     return 1 if lost or found or unbalanced else 0
+
+
+def tell(line: str) -> None:
+    """To whoever started the storm; what Ray prints meanwhile goes elsewhere."""
+    print(line, file=sys.__stdout__, flush=True)
 
 
 def _lost(ledger: Ledger, work: Work) -> Iterator[str]:
