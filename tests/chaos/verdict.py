@@ -31,7 +31,8 @@ def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *
     lost = list(_lost(ledger, work))
     leases = [e for e in log.events if e.kind == "task.lease"]
     unbalanced = [line for line in found if line.startswith("ledger balanced")] + ledger.unbalanced_workers()
-    again_s = sorted(_times_to_lease_again(log, hits))
+    noticed_s = sorted(_times_to(("task.expire", "task.die", "task.commit"), log, hits))
+    again_s = sorted(_times_to(("task.lease", "task.commit"), log, hits))
     num_tasks = sum(len(ledger.tasks(job_id)) for job_id in work.films)
     held, wasted = ledger.spent().held_s, ledger.spent(kind="wasted").held_s
     lines = {
@@ -46,7 +47,8 @@ def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *
         "wasted": f"{wasted:.0f} s of {held:.0f} s held",
         "adopted": sum(bool(e.data.get("adopted")) for e in log.events),
         "late reports": sum(e.kind == "attempt.late_report" for e in log.events),
-        "time to re-lease": f"p50 {_quantile(again_s, 0.5):.1f} s, p99 {_quantile(again_s, 0.99):.1f} s",
+        "time to notice": f"p50 {_quantile(noticed_s, 0.5):.1f} s, p99 {_quantile(noticed_s, 0.99):.1f} s",
+        "time to re-lease": f"p50 {_quantile(again_s, 0.5):.1f} s, p99 {_quantile(again_s, 0.99):.1f} s, queue included",
     }
     for name, value in lines.items():
         tell(f"{name:>22}  {value}")
@@ -76,18 +78,14 @@ def _lost(ledger: Ledger, work: Work) -> Iterator[str]:
         yield from (f"lost: {r['key']} should be dead" for r in ledger.tasks(job_id) if r["state"] != State.DEAD)
 
 
-def _times_to_lease_again(log: Log, hits: Sequence[tuple[int, str]]) -> Iterator[float]:
-    """Seconds from the moment in which a worker was hit to the next lease, or the commit, of what it ran."""
+def _times_to(kinds: Sequence[str], log: Log, hits: Sequence[tuple[int, str]]) -> Iterator[float]:
+    """Seconds from the moment in which a worker was hit to the next event of these kinds of the task that it ran."""
     ends = {e.attempt_id: e.at_us for e in log.events if e.attempt_id and "attempt" in e.data}
     leases = [e for e in log.events if e.kind == "task.lease"]
     for hit_us, worker in hits:
         ran = [e for e in leases if e.data["worker"] == worker and e.at_us <= hit_us < ends.get(e.attempt_id, math.inf)]
         for mine in ran:
-            after = [
-                e.at_us
-                for e in log.events
-                if e.task_id == mine.task_id and e.at_us > hit_us and e.kind in ("task.lease", "task.commit")
-            ]
+            after = [e.at_us for e in log.events if e.task_id == mine.task_id and e.at_us > hit_us and e.kind in kinds]
             if after:
                 yield (min(after) - hit_us) / 1e6
 
