@@ -17,7 +17,7 @@ from tests import embedded_postgresql
 pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk")
 
 NO_HEALTH_CHECK = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-for name, examples in {"desk": 20, "ci": 300, "ci-postgresql": 100, "chaos": 5_000, "chaos-postgresql": 1_000}.items():
+for name, examples in {"desk": 20, "ci": 300, "ci-postgresql": 100, "chaos": 1_000, "chaos-postgresql": 200}.items():
     settings.register_profile(
         name,
         max_examples=examples,
