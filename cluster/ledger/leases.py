@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, literal, or_, select, update
 
 from cluster import failures, faults
 from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleTerm, WorkerLost
@@ -58,7 +58,7 @@ RUNNING = (
     )
     .join(tasks, tasks.c.id == attempts_table.c.task_id)
     .join(jobs, jobs.c.id == attempts_table.c.job_id)
-    .where(attempts_table.c.state == AttemptState.RUNNING.value)
+    .where(attempts_table.c.state == literal(AttemptState.RUNNING.value, literal_execute=True))  # finds its index
 )
 EARLIER_POISON = (
     select(attempts_table.c.facts)

@@ -147,6 +147,12 @@ Index(
     sqlite_where=attempts.c.state == "succeeded",
     postgresql_where=attempts.c.state == "succeeded",
 )
+Index(
+    "ix_attempts_running",
+    attempts.c.task_id,
+    sqlite_where=attempts.c.state == "running",
+    postgresql_where=attempts.c.state == "running",
+)
 Index("ix_attempts_worker", attempts.c.worker_id, attempts.c.state)
 Index("ix_attempts_job", attempts.c.job_id)
 
