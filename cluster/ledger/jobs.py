@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, or_, select, tuple_
 
 from cluster.assets import canonical_json, check_tenant
 from cluster.errors import InvalidInput, NotFound
 from cluster.graph import TaskSpec, flaw_of_text
 from cluster.ledger import events, moves, questions, shares
+from cluster.ledger.database import padded
 from cluster.ledger.schema import jobs, shows, tasks
 from cluster.states import JobState, State, job_state
 
@@ -51,10 +52,15 @@ def _ready_tasks() -> Select[Any]:
             .over(partition_by=(tasks.c.job_id, tasks.c.role, tasks.c.model), order_by=tasks.c.ordinal)
             .label("place"),
         )
+        .join(jobs, jobs.c.id == tasks.c.job_id)
         .where(
             tasks.c.job_id.in_(bindparam("jobs", expanding=True)),
             tasks.c.state == State.READY.value,
-            ~questions.ANSWERED_ELSEWHERE,
+            or_(
+                tasks.c.generation > 0,
+                tasks.c.content_key.is_(None),
+                tuple_(jobs.c.tenant, tasks.c.content_key).not_in(questions.BEING_ANSWERED),
+            ),
         )
         .subquery()
     )
@@ -210,8 +216,8 @@ def ready_tasks(connection: Connection, job_ids: Sequence[str], most: int) -> li
     of its job that the other one gave up.
     """
     found: list[Row[Any]] = []
-    for first in range(0, len(job_ids), 1_000):  # databases bound the parameters of a statement
-        found += connection.execute(READY_TASKS, {"jobs": list(job_ids[first : first + 1_000]), "most": most})
+    for first in range(0, len(job_ids), 256):  # of 20,000 tasks each: a statement has a bound of time
+        found += connection.execute(READY_TASKS, {"jobs": padded(job_ids[first : first + 256]), "most": most})
     return found
 
 

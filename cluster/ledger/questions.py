@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, exists, insert, literal, select, update
 
 from cluster.graph import answer_hashes, content_key
 from cluster.ledger.database import padded
-from cluster.ledger.schema import assets, jobs, takes, tasks
-from cluster.states import State
+from cluster.ledger.schema import assets, attempts, jobs, takes, tasks
+from cluster.states import AttemptState, State
 
 KNOWN_FILES, KNOWN_TAKES = (
     select(tenant, name).where(
@@ -137,6 +137,24 @@ def _answered_elsewhere() -> ColumnElement[bool]:
 
 ANSWERED_ELSEWHERE = _answered_elsewhere()
 """Of a row of `tasks` in its first generation: another task of its tenant runs with the same content key."""
+
+
+def _being_answered() -> Select[Any]:
+    other, its_job = tasks.alias("asked"), jobs.alias("asking_job")
+    return (
+        select(its_job.c.tenant, other.c.content_key)
+        .join(other, other.c.id == attempts.c.task_id)
+        .join(its_job, its_job.c.id == other.c.job_id)
+        .where(
+            attempts.c.state == literal(AttemptState.RUNNING.value, literal_execute=True),  # finds its index
+            other.c.state == State.RUNNING.value,
+            other.c.content_key.is_not(None),
+        )
+    )
+
+
+BEING_ANSWERED = _being_answered()
+"""(tenant, content key) of all that runs: for many tasks this is looked up once, the other for each of them."""
 
 WAITING_TWINS = (
     select(tasks, jobs.c.tenant)

@@ -193,6 +193,7 @@ async def measure(url: str, folder: Path, num_tasks: int) -> dict[str, float]:
         task.cancel()
     await asyncio.gather(*beside, return_exceptions=True)
     farm.ledger.close()
+    print(num_tasks, {name: round(value, 1) for name, value in row.items()}, flush=True)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.bench.scale", "--restart", url, str(folder), stdout=asyncio.subprocess.PIPE
     )
@@ -243,7 +244,6 @@ def main(sizes: list[int]) -> None:
                 here = folder / name
                 here.mkdir()
                 columns[num_tasks] = asyncio.run(measure(url.replace("/postgres?", f"/{name}?"), here, num_tasks))
-                print(num_tasks, json.dumps({k: round(v, 1) for k, v in columns[num_tasks].items()}), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
