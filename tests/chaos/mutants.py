@@ -1,6 +1,6 @@
 """Seeded defects: each is planted alone in a copy of the tree, and the tests that should notice it are run.
 
-    python -m tests.chaos.mutants [--only TEXT]
+    python -m tests.chaos.mutants [--only REGEX]
 
 They stand in `mutants.yaml`, each as a replacement of text. One whose text is no longer there is an error, so that the
 list stays true to the code. `make mutants` runs all; at least 95 in 100 must be caught.
@@ -111,12 +111,12 @@ def run(chosen: Sequence[Mutant], tree: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="defects whose name holds this text")
+    parser.add_argument("--only", default="", help="defects whose name this regular expression finds")
     asked = parser.parse_args()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="farm-mutants-", dir=memory) as folder:
         copy_of_the_tree(Path(folder))
-        return run([m for m in mutants() if asked.only in m.name], Path(folder))
+        return run([m for m in mutants() if re.search(asked.only, m.name)], Path(folder))
 
 
 if __name__ == "__main__":

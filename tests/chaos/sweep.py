@@ -40,8 +40,8 @@ FIRST = (
     Fault(point="ledger.commit", action=Action.KILL_AFTER, nth=2),
 )
 """What the farm recovers from when the second fault strikes: a worker that had uploaded, and a dispatcher."""
-NEEDS_FIRST = {"dispatcher.adopt": FIRST[0]}
-"""Points that nothing passes in an undisturbed farm, with what must happen before."""
+NEEDS_FIRST = {"dispatcher.adopt": Fault(point="worker.report", action=Action.KILL)}
+"""Points that nothing passes in an undisturbed farm, with what must happen before: here the script's worker dies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

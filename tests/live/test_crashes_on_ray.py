@@ -39,7 +39,7 @@ CASES = (
     (fault("dispatcher.tick", Action.KILL, 3),),
     (fault("store.put_once", Action.KILL_AFTER, 2),),
     (fault("store.verify", Action.BEFORE),),
-    (fault("worker.report", Action.KILL, 2), fault("dispatcher.adopt", Action.KILL, follows=True)),
+    (fault("worker.report", Action.KILL), fault("dispatcher.adopt", Action.KILL, follows=True)),
 )
 
 
