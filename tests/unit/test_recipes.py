@@ -71,6 +71,14 @@ def test_editing_one_shot_changes_the_question_of_one_take(catalog: Catalog) -> 
     assert [key for key in before if before[key] != after[key]] == ["sh020.t1"]
 
 
+def test_a_script_is_filmed_with_its_own_seed_unless_another_is_asked_for(catalog: Catalog) -> None:
+    script = script_of(catalog, "boat", "star") | {"seed": 3}
+    own = takes(film.plan(film.Brief(logline="", script=script), catalog))
+    asked = takes(film.plan(film.Brief(logline="", script=script, seed=3), catalog))
+    other = takes(film.plan(film.Brief(logline="", script=script, seed=4), catalog))
+    assert own == asked != other
+
+
 def test_a_brief_survives_its_way_through_the_ledger(catalog: Catalog) -> None:
     briefs = (
         film.Brief(logline=LOGLINE, num_shots=3, seconds=2.0, seed=9, quality=Quality.DRAFT),
