@@ -74,6 +74,7 @@ def _start(*, gpus: int, log_dir: Path | None, code_dir: Path) -> None:
     for last_try in (False, True):
         try:
             ray.init(
+                address="local",  # a Ray that somebody else runs on this machine is not ours
                 num_cpus=os.cpu_count(),
                 num_gpus=gpus,
                 namespace=NAMESPACE,

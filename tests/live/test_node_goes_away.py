@@ -1,8 +1,11 @@
-"""A spot notice: the workers of the node save what they run and leave, others take their place elsewhere."""
+"""Ray on several nodes, and a spot notice: the workers of the node save what they run and leave, others take their
+place elsewhere."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,3 +75,12 @@ def test_a_worker_leaves_a_node_that_goes_away_and_its_task_ends_on_another(
         assert workers[first["worker_id"]]["node"] == drained[0]
         assert workers[second["worker_id"]]["node"] in set(two_nodes) - set(drained)
         assert not os.path.exists(f"/proc/{workers[first['worker_id']]['facts']['pid']}")
+
+
+def test_a_farm_starts_a_ray_of_its_own_beside_one_that_runs_already(two_nodes: list[str]) -> None:
+    script = (
+        "from pathlib import Path; from cluster.runtime import private_ray\n"
+        "with private_ray(gpus=0, code_dir=Path('.')): import ray; print(len(ray.nodes()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=CODE_DIR, capture_output=True, text=True, timeout=200)
+    assert done.stdout == "1\n", done.stderr
