@@ -304,13 +304,16 @@ def test_a_worker_that_fails_three_jobs_in_a_row_is_taken_out_of_service(farm: I
     assert row["ended_us"] is not None
 
 
-def test_bad_input_of_three_jobs_says_nothing_about_the_worker(farm: InProcessFarm) -> None:
+@pytest.mark.parametrize("failure", [FailureClass.INPUT, FailureClass.INFRA])
+def test_bad_input_and_a_store_that_is_away_say_nothing_about_the_worker(
+    farm: InProcessFarm, failure: FailureClass
+) -> None:
     worker = joined(farm)
     for n in range(3):
         submit(farm, task(params={"n": n}))
         order = farm.desk.lease(worker.id, f"r{n}")
         assert order is not None
-        report(farm, worker, order, FailureClass.INPUT)
+        report(farm, worker, order, failure)
     assert farm.ledger.draining() == {}
 
 
