@@ -69,10 +69,14 @@ def started(
 
 
 def advance(scheduler: Any, output: Tensor, index: int, sample: Tensor, generator: torch.Generator) -> Tensor:
-    """The sample after step `index`. Solvers that draw noise draw it from `generator`, never from the process's own."""
+    """The sample after step `index`. Solvers that draw noise draw it from `generator`, never from the process's own.
+
+    It lies contiguous in memory, as one does that was loaded from a checkpoint: equal numbers in another layout take
+    another path through the matrix library, and round otherwise.
+    """
     drawn = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     after: Tensor = scheduler.step(output, scheduler.timesteps[index], sample, return_dict=False, **drawn)[0]
-    return after
+    return after.contiguous()
 
 
 def save_scheduler(scheduler: Any, loaded: Any) -> tuple[dict[str, Tensor], Json]:

@@ -142,7 +142,7 @@ class LtxFamily:
         generator = torch.Generator("cpu").manual_seed(spec.seed)
         channels = self._latent_channels()
         latents = randn_tensor((1, channels, frames, height, width), generator=generator, dtype=torch.float32)
-        latents = _pack(latents, patch, patch_t).to(self.device)
+        latents = _pack(latents, patch, patch_t).to(self.device).contiguous()  # as a loaded one is
         facts = self.scheduler.config
         mu = _shift_of_length(
             frames * height * width,

@@ -143,7 +143,7 @@ class WanFamily:
         return State(
             spec=spec,
             conditioning=conditioning,
-            latents=noise.to(self.device),
+            latents=noise.to(self.device).contiguous(),  # as a loaded one is
             scheduler=started(self.scheduler, spec.num_steps, device=self.device),
             generator=generator,
         )
