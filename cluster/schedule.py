@@ -14,7 +14,8 @@ Bounds, in a fleet that is never idle, with `longest` its longest task (tests/un
 
 - While a show has READY work in a tier it gets, over all tiers and in every window of WINDOW_S, at least 90 % of its
   share of what is given in that tier, less one `longest` for each show there and one more. So it gets 80 % wherever
-  its share of a window is worth ten tasks of every show. Its share is counted among the shows with READY work there.
+  its share of a window is worth ten tasks of every show. Its share is counted among the shows with READY or running
+  work there: whose next task comes with the end of the last one is not gone in between.
 - While `normal` or `batch` has READY work it gets KEPT of all that is given, less 2 x `longest`. Otherwise interactive
   goes before normal, and normal before batch.
 - Within a show and tier, deadlines go in their order, and before what has none. A task that has waited AGEING_S is

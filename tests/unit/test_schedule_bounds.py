@@ -39,7 +39,8 @@ class Given:
     takes_s: float
     waited_s: float
     oldest_s: float  # since when the oldest one of the same show and tier had been ready
-    here: dict[str, frozenset[str]]  # shows with READY work, by tier
+    ready: dict[str, frozenset[str]]  # shows with READY work, by tier
+    here: dict[str, frozenset[str]]  # shows with READY or running work, by tier
 
 
 @dataclass
@@ -72,11 +73,13 @@ class Fleet:
             job = int(best[0].job_id)
             load = self.loads[job]
             takes_s = load.predicted_s if load.takes_s is None else load.takes_s
-            here = {t: frozenset(c.show for c in heads if c.tier == t) for t in ("interactive", "normal", "batch")}
+            tiers = ("interactive", "normal", "batch")
+            ready = {t: frozenset(c.show for c in heads if c.tier == t) for t in tiers}
+            here = {t: ready[t] | {charge.show for _, _, charge, _ in ends if charge.tier == t} for t in tiers}
             self.given.append(
                 Given(
                     at_s=now_s, job=job, show=load.show, tier=load.tier, seconds=load.predicted_s, takes_s=takes_s,
-                    waited_s=now_s - ready_s[job], here=here,
+                    waited_s=now_s - ready_s[job], ready=ready, here=here,
                     oldest_s=min(c.ready_us for c in heads if (c.show, c.tier) == (load.show, load.tier)) / 1e6,
                 )
             )  # fmt: skip
@@ -120,7 +123,7 @@ class Fleet:
         """Leases in a row during which the show had READY work in the tier."""
         found: list[list[Given]] = [[]]
         for g in self.given:
-            if show in g.here[tier]:
+            if show in g.ready[tier]:
                 found[-1].append(g)
             elif found[-1]:
                 found.append([])
@@ -142,7 +145,7 @@ class Fleet:
         """Where a tier lacked more of what is kept for it than the module states."""
         longest_s, owed_s, wrong = max(load.predicted_s for load in self.loads), 0.0, []
         for g in self.given:
-            if tier not in {t for t, shows in g.here.items() if shows}:
+            if tier not in {t for t, shows in g.ready.items() if shows}:
                 owed_s = 0.0
                 continue
             owed_s = max(owed_s, 0.0) + KEPT * g.seconds - g.seconds * (g.tier == tier)
@@ -233,7 +236,7 @@ def test_interactive_goes_before_normal_before_batch_but_for_what_is_kept(work: 
     longest_s = max(load.predicted_s for load in work)
     above_s, below_s = 0.0, 0.0
     for g in Fleet(work).run().given:
-        best = next(t for t in ("interactive", "normal", "batch") if g.here[t])
+        best = next(t for t in ("interactive", "normal", "batch") if g.ready[t])
         above_s += g.seconds
         below_s += g.seconds * (g.tier != best)
     assert below_s <= 2 * KEPT * above_s + 2 * longest_s + 1e-6
