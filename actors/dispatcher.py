@@ -34,7 +34,7 @@ from cluster.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from cluster.fit import NOT_THE_WORKERS
+from cluster.fit import NOT_THE_WORKERS, SICKENING
 from cluster.graph import TaskSpec
 from cluster.ledger.leases import Answer, Commit
 from cluster.ledger.ledger import Ledger
@@ -374,7 +374,9 @@ class Dispatcher:
             self._health.well(report.worker_id)
         elif report.outcome is Outcome.FAILED and report.failure not in NOT_THE_WORKERS:
             self._memory.note_failure(lease)
-            sick = self._health.failed(report.worker_id, lease.job_id, report.message or "")
+            sick = None
+            if report.failure in SICKENING:
+                sick = self._health.failed(report.worker_id, lease.job_id, report.message or "")
             if sick is not None:
                 await self._call(partial(self._ledger.drain, report.worker_id, reason=sick))
                 await self._see_draining()

@@ -12,8 +12,10 @@ from cluster.errors import FailureClass
 
 LAST_TRIAL = 2
 """A task that took this many workers with it runs alone on its node: the next one that dies makes it POISON."""
-NOT_THE_WORKERS = tuple(f.value for f in FailureClass if f not in (FailureClass.BUG, FailureClass.RESOURCE))
-"""Failures that say nothing about the worker on which they happened: a store that is away is away for all of them."""
+NOT_THE_WORKERS = (FailureClass.INPUT.value, FailureClass.QUALITY.value, FailureClass.LIMIT.value)
+"""Failures that say nothing about the worker on which they happened."""
+SICKENING = (FailureClass.BUG.value, FailureClass.RESOURCE.value)
+"""Failures that make a worker sick when they come in a row. A store that is away is away for all of them."""
 FAILURES_PER_NODE = 3
 """A task that failed this often on a node is tried on others first."""
 
