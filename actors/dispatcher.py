@@ -346,7 +346,7 @@ class Dispatcher:
         who = _Claim(task_id=lease.task_id, attempt_id=lease.attempt_id, epoch=lease.epoch)
         with about(task=lease.task_id, attempt=lease.attempt_id, worker=lease.worker_id):
             try:
-                found = await self._call(lambda: find_receipt(self._store, lease.tenant, lease.attempt_id))
+                found = await asyncio.to_thread(find_receipt, self._store, lease.tenant, lease.attempt_id)
             except DamagedAsset as error:
                 found = None
                 say(log, "A receipt is damaged.", action="receipt.damaged", error=error.line())
@@ -374,9 +374,9 @@ class Dispatcher:
             self._health.well(report.worker_id)
         elif report.outcome is Outcome.FAILED and report.failure not in NOT_THE_WORKERS:
             self._memory.note_failure(lease)
-            sick = None
-            if report.failure in SICKENING:
-                sick = self._health.failed(report.worker_id, lease.job_id, report.message or "")
+            if report.failure not in SICKENING:
+                return
+            sick = self._health.failed(report.worker_id, lease.job_id, report.message or "")
             if sick is not None:
                 await self._call(partial(self._ledger.drain, report.worker_id, reason=sick))
                 await self._see_draining()
@@ -386,7 +386,7 @@ class Dispatcher:
         may have been lost on the way here. What only changed while the ledger was read is seen alike the next time."""
         before = set(self._leases)
         rows = {row.attempt_id: row for row in await self._call(self._ledger.running)}
-        strangers = {attempt_id for attempt_id in rows if attempt_id not in self._leases and attempt_id not in before}
+        strangers = rows.keys() - self._leases.keys() - before
         for attempt_id in strangers & self._strangers:
             self._keep(rows[attempt_id])
         self._strangers = strangers - set(self._leases)

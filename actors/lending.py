@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from actors.contract import Order, WorkerFacts
 from actors.grouped import Grouped
@@ -22,7 +22,6 @@ from cluster.logs import say
 from cluster.schedule import Candidate
 from cluster.store import Store
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 GROUP = 64  # leases, or commits, of one transaction
 

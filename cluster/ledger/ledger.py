@@ -237,13 +237,6 @@ class Ledger:
         query = select(attempts).where(attempts.c.task_id == task_id).order_by(attempts.c.epoch.desc())
         return self._do(lambda c: [row._mapping for row in c.execute(query)])
 
-    def attempt(self, attempt_id: str) -> RowMapping:
-        query = select(attempts).where(attempts.c.id == attempt_id)
-        row = self._do(lambda c: c.execute(query).one_or_none())
-        if row is None:
-            raise NotFound(f"no attempt {attempt_id}")
-        return row._mapping
-
     def gaps(self) -> list[tuple[str, str | None, dict[str, float]]]:
         """(step, model, longest time without progress by stage) of the newest attempts that succeeded."""
         return self._do(history.gaps)

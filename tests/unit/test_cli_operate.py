@@ -435,7 +435,7 @@ def test_hold_and_release_of_a_job_and_of_a_task(farm: Farm) -> None:
     assert "1 task (1 running)" in out
     farm("hold", f"{job}/b")
     assert farm("hold", f"{job}/a", "--yes") == f"{job}/a: 1 task put on hold\n"
-    assert farm.desk.ledger.attempt(running.attempt_id)["state"] == "canceled"
+    assert [a["state"] for a in farm.desk.ledger.attempts_of(running.task_id)] == ["canceled"]
     assert farm.desk.states(job) == {"a": "suspended", "b": "suspended"}
     farm("release", f"{job}/b")
     assert farm.desk.states(job) == {"a": "suspended", "b": "ready"}
