@@ -9,6 +9,14 @@ FarmError                       ours; BUG unless a subclass says otherwise
 |  |- UnknownModel              not in the catalog
 |  |- NotFound                  no such job, task, asset
 |  |- IllegalMove               the state table has no such move
+|  |- Unauthenticated           no key, or none that is known
+|  |- Forbidden                 the key may not do this
+|  |- Unreadable                a body that is not what it says it is
+|  |- Unsupported               well said, but this model or farm cannot do it
+|  |- TooLarge                  a body with more bytes than anybody needs
+|  |- TooSlow                   a body, or a result, that did not come in time
+|  |- NotReady                  the job has not got that far, or ended without it
+|  |- Expired                   it was there, and is kept no longer
 |- StaleEpoch                   a write of an attempt that is no longer the task's own
 |- StaleTerm                    a write of a dispatcher that has been replaced
 |- Unavailable                  INFRA: worker, store or database; the same call may succeed later
@@ -50,19 +58,28 @@ class FailureClass(StrEnum):
 
 
 class FarmError(Exception):
-    """Root of the tree. `field` is the path of the input at fault; `remedy` is what to do next."""
+    """Root of the tree. `field` is the path of the input at fault, `remedy` what to do next, `retry_after_s` when."""
 
     code: ClassVar[str] = "internal"
     failure: ClassVar[FailureClass] = FailureClass.BUG
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str = "", *, field: str | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.field = field
         self.remedy = remedy
+        self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), str(self.args[0]) if self.args else "", self.field, self.remedy))
+        message = str(self.args[0]) if self.args else ""
+        return (_rebuild, (type(self), message, self.field, self.remedy, self.retry_after_s))
 
     def line(self) -> str:
         """One line for a person: what is wrong and what to do."""
@@ -73,8 +90,10 @@ class FarmError(Exception):
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
-def _rebuild(kind: type[FarmError], message: str, field: str | None, remedy: str | None) -> FarmError:
-    return kind(message, field=field, remedy=remedy)
+def _rebuild(
+    kind: type[FarmError], message: str, field: str | None, remedy: str | None, retry_after_s: float | None = None
+) -> FarmError:
+    return kind(message, field=field, remedy=remedy, retry_after_s=retry_after_s)
 
 
 class UserMistake(FarmError):
@@ -109,6 +128,38 @@ class NotFound(UserMistake):
 
 class IllegalMove(UserMistake):
     code = "illegal_move"
+
+
+class Unauthenticated(UserMistake):
+    code = "invalid_api_key"
+
+
+class Forbidden(UserMistake):
+    code = "insufficient_scope"
+
+
+class Unreadable(UserMistake):
+    code = "invalid_body"
+
+
+class Unsupported(UserMistake):
+    code = "unsupported_input"
+
+
+class TooLarge(UserMistake):
+    code = "request_too_large"
+
+
+class TooSlow(UserMistake):
+    code = "request_timeout"
+
+
+class NotReady(UserMistake):
+    code = "not_ready"
+
+
+class Expired(UserMistake):
+    code = "expired"
 
 
 class StaleEpoch(FarmError):

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, o
 from cluster.assets import canonical_json, check_tenant
 from cluster.errors import InvalidInput, NotFound
 from cluster.graph import TaskSpec, flaw_of_text
-from cluster.ledger import events, moves, questions, shares
+from cluster.ledger import events, keys, moves, questions, shares
 from cluster.ledger.database import padded
 from cluster.ledger.schema import jobs, shows, tasks
 from cluster.states import JobState, State, job_state
@@ -70,7 +70,7 @@ def _ready_tasks() -> Select[Any]:
 READY_TASKS = _ready_tasks()
 PUBLIC = (
     *("id", "tenant", "show", "recipe", "version", "title", "spec", "tier", "priority", "deadline_us", "held"),
-    *("seq", "num_tasks", "created_us", "ended_us"),
+    *("seq", "num_tasks", "created_us", "ended_us", "request", "deleted_us"),
 )
 """Columns of a job that people see."""
 
@@ -89,6 +89,8 @@ class JobSpec:
     priority: int = 50  # 0-100 inside the tier
     deadline_us: int | None = None
     idempotency_key: str | None = None
+    request: dict[str, Any] = field(default_factory=dict)  # who asked, and what they want to read back
+    asked: str | None = None  # SHA-256 of the request as it came, where that is not the spec
 
     def __post_init__(self) -> None:
         if self.tier not in TIERS:
@@ -106,7 +108,19 @@ class JobSpec:
 
     def fingerprint(self) -> str:
         """Raises InvalidInput for a spec that is no JSON."""
+        if self.asked is not None:
+            return self.asked
         return hashlib.sha256(canonical_json([self.recipe, self.version, self.show, self.spec])).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """On what terms a job is taken. Predicted seconds are those of the tasks' weights."""
+
+    most_in_flight_s: float | None = None  # of the tenant, or of `only_show`
+    only_show: str | None = None
+    same_since_us: int | None = None
+    """An equal request of the same key since then is this one again, if one of the two calls itself a retry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +143,8 @@ class Job:
     counts: dict[State, int] = field(default_factory=dict)
     created_us: int = 0
     ended_us: int | None = None
+    request: dict[str, Any] = field(default_factory=dict)
+    deleted_us: int | None = None
 
     @property
     def state(self) -> JobState:
@@ -140,12 +156,19 @@ class Job:
 
 
 def submit(
-    connection: Connection, spec: JobSpec, graph: Sequence[TaskSpec], *, job_id: str, ids: Sequence[str], now_us: int
+    connection: Connection,
+    spec: JobSpec,
+    graph: Sequence[TaskSpec],
+    *,
+    job_id: str,
+    ids: Sequence[str],
+    now_us: int,
+    terms: Terms | None = None,
 ) -> tuple[str, bool]:
     """Commits a job with its first tasks. Returns (id, created): a retried submit gets the id of the first.
 
     A `job_id` that is there already is this same call again, after a commit whose outcome nobody heard.
-    Raises InvalidGraph, and InvalidInput when the idempotency key was used for another question.
+    Raises InvalidGraph, InvalidInput when the idempotency key was used for another question, and RateLimited.
     """
     if connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).one_or_none() is not None:
         return job_id, True
@@ -163,6 +186,19 @@ def submit(
                     remedy="use a new key for a new request",
                 )
             return str(known.id), False
+    if terms is not None and terms.same_since_us is not None:
+        same = _asked_before(connection, spec, since_us=terms.same_since_us)
+        if same is not None:
+            return same, False
+    if terms is not None and terms.most_in_flight_s is not None:
+        keys.check_room(
+            connection,
+            spec.tenant,
+            terms.only_show,
+            more_s=sum(task.weight for task in graph),
+            most_s=terms.most_in_flight_s,
+            roles={task.role for task in graph},
+        )
     shares.ensure(connection, spec.tenant, spec.show, now_us=now_us)
     connection.execute(
         insert(jobs).values(
@@ -180,6 +216,7 @@ def submit(
             target="run",
             idempotency_key=spec.idempotency_key,
             fingerprint=spec.fingerprint(),
+            request=spec.request,
             seq=0,
             num_tasks=0,
             created_us=now_us,
@@ -194,6 +231,21 @@ def submit(
     )
     moves.insert_tasks(connection, job_id, graph, ids=ids, now_us=now_us)
     return job_id, True
+
+
+def _asked_before(connection: Connection, spec: JobSpec, *, since_us: int) -> str | None:
+    """The newest job of an equal request: what a client sent again has no name but its content."""
+    query = (
+        select(jobs.c.id, jobs.c.request)
+        .where(jobs.c.tenant == spec.tenant, jobs.c.fingerprint == spec.fingerprint(), jobs.c.created_us >= since_us)
+        .order_by(jobs.c.created_us.desc())
+        .limit(100)
+    )
+    for row in connection.execute(query):
+        retries = spec.request.get("retry") or row.request.get("retry")
+        if retries and row.request.get("key") == spec.request.get("key"):
+            return str(row.id)
+    return None
 
 
 def read(connection: Connection, job_id: str) -> Job:

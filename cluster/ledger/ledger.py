@@ -21,6 +21,7 @@ from cluster.ledger import (
     history,
     holdings,
     jobs,
+    keys,
     leases,
     money,
     moves,
@@ -31,7 +32,8 @@ from cluster.ledger import (
 from cluster.ledger.audit import Log
 from cluster.ledger.database import Database
 from cluster.ledger.events import Event
-from cluster.ledger.jobs import Job, JobSpec
+from cluster.ledger.jobs import Job, JobSpec, Terms
+from cluster.ledger.keys import Admitted, Key, KeySpec, NewSecret
 from cluster.ledger.leases import Answer, Ask, Commit, Leased
 from cluster.ledger.money import Spend
 from cluster.ledger.schema import attempts, workers
@@ -101,12 +103,12 @@ class Ledger:
     # What anybody may do
 
     @faults.at("ledger.submit")
-    def submit(self, spec: JobSpec, graph: Sequence[TaskSpec]) -> tuple[str, bool]:
-        """(job id, created). The job is durable when this returns. Raises InvalidGraph, InvalidInput."""
+    def submit(self, spec: JobSpec, graph: Sequence[TaskSpec], terms: Terms | None = None) -> tuple[str, bool]:
+        """(job id, created). The job is durable when this returns. Raises InvalidGraph, InvalidInput, RateLimited."""
         check_size(len(graph))
         job_id, ids = f"job_{self._new_id()}", self._ids("task", len(graph))
         now_us = self.clock.now_us()
-        return self._do(lambda c: jobs.submit(c, spec, graph, job_id=job_id, ids=ids, now_us=now_us))
+        return self._do(lambda c: jobs.submit(c, spec, graph, job_id=job_id, ids=ids, now_us=now_us, terms=terms))
 
     def job(self, job_id: str) -> Job:
         return self._do(lambda c: jobs.read(c, job_id))
@@ -163,6 +165,32 @@ class Ledger:
     def cancel_job(self, job_id: str) -> int:
         now_us = self.clock.now_us()
         return self._do(lambda c: operations.cancel_job(c, job_id, now_us=now_us))
+
+    def delete_job(self, job_id: str) -> None:
+        now_us = self.clock.now_us()
+        self._do(lambda c: operations.delete_job(c, job_id, now_us=now_us))
+
+    def create_key(self, spec: KeySpec) -> tuple[Key, str]:
+        """(the key, its secret, which is shown this once)."""
+        key_id, new, now_us = f"key_{self._new_id()}", NewSecret(), self.clock.now_us()
+        return self._do(lambda c: keys.create(c, key_id, spec, new, now_us=now_us)), new.secret
+
+    def rotate_key(self, key_id: str, *, keep_old_s: float = 0.0) -> tuple[Key, str]:
+        """(the key, its new secret). Raises NotFound, IllegalMove."""
+        new, now_us, keep_old_us = NewSecret(), self.clock.now_us(), round(keep_old_s * 1e6)
+        return self._do(lambda c: keys.rotate(c, key_id, new, keep_old_us=keep_old_us, now_us=now_us)), new.secret
+
+    def revoke_key(self, key_id: str) -> Key:
+        now_us = self.clock.now_us()
+        return self._do(lambda c: keys.revoke(c, key_id, now_us=now_us))
+
+    def keys(self, tenant: str | None = None) -> list[Key]:
+        return self._do(lambda c: keys.listed(c, tenant=tenant))
+
+    def authenticate(self, secret: str) -> Admitted | None:
+        """Whose secret this is, None if nobody's; a key with a limit pays for a request."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: keys.authenticate(c, secret, now_us=now_us))
 
     def set_held(self, job_id: str, held: bool) -> None:
         now_us = self.clock.now_us()

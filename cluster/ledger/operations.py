@@ -24,6 +24,16 @@ def cancel_job(connection: Connection, job_id: str, *, now_us: int) -> int:
     return move_tasks(connection, job_id, Move.CANCEL, states=OPEN, now_us=now_us, reason="canceled by request")
 
 
+def delete_job(connection: Connection, job_id: str, *, now_us: int) -> None:
+    """Nobody is shown it any more; what has not ended is canceled. Its events and its bill stay. Raises NotFound."""
+    job = _job(connection, job_id)
+    if job.ended_us is None:
+        cancel_job(connection, job_id, now_us=now_us)
+    if job.deleted_us is None:
+        _change(connection, job_id, deleted_us=now_us)
+        events.append(connection, job_id, at_us=now_us, kind="job.deleted")
+
+
 def set_held(connection: Connection, job_id: str, held: bool, *, now_us: int) -> None:
     """A job on hold gets no new lease; what runs goes on. Raises NotFound."""
     if _job(connection, job_id).held != held:

@@ -67,15 +67,19 @@ jobs = Table(
     Column("target", String(16), nullable=False),  # run | cancel
     Column("idempotency_key", String(255)),
     Column("fingerprint", String(64), nullable=False),  # of what was asked, to tell a retry from a clash of keys
+    Column("request", JSON, nullable=False, server_default=text("'{}'")),  # who asked, and what they want to read back
     Column("seq", BigInteger, nullable=False),  # number of the job's newest event
     Column("num_tasks", Integer, nullable=False),
     *(Column(f"n_{s.value}", Integer, nullable=False, server_default=text("0")) for s in State),
     Column("created_us", BigInteger, nullable=False),
     Column("ended_us", BigInteger),
+    Column("deleted_us", BigInteger),  # since then nobody is shown it; its events and its bill stay
     UniqueConstraint("tenant", "idempotency_key"),
 )
 Index("ix_jobs_ready", jobs.c.n_ready)
 Index("ix_jobs_tenant_created", jobs.c.tenant, jobs.c.created_us)
+Index("ix_jobs_tenant_ended", jobs.c.tenant, jobs.c.ended_us)
+Index("ix_jobs_tenant_fingerprint", jobs.c.tenant, jobs.c.fingerprint, jobs.c.created_us)
 
 tasks = Table(
     "tasks",
@@ -250,4 +254,25 @@ takes = Table(
     Column("files", JSON, nullable=False),
     Column("result", JSON, nullable=False),
     Column("created_us", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("show", String(64)),  # a key that is bound to a show sees nothing else
+    Column("name", String(128), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("prefix", String(16), nullable=False),  # the beginning of the secret, for people
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("old_hash", String(64), unique=True),  # of the secret before the last rotation
+    Column("old_until_us", BigInteger),
+    Column("requests_per_minute", Integer),
+    Column("in_flight_s", Float),  # predicted accelerator-seconds of its tenant's open work, at most
+    Column("paced_us", BigInteger, nullable=False, server_default=text("0")),  # when its requests so far are paid off
+    Column("created_us", BigInteger, nullable=False),
+    Column("used_us", BigInteger),
+    Column("rotated_us", BigInteger),
+    Column("revoked_us", BigInteger),
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.contracts.ledger_graphs import *  # noqa: F403
+from tests.contracts.ledger_keys import *  # noqa: F403
 from tests.contracts.ledger_leases import *  # noqa: F403
 from tests.contracts.ledger_money import *  # noqa: F403
 from tests.contracts.ledger_threads import *  # noqa: F403

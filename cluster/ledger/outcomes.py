@@ -1,0 +1,164 @@
+"""Jobs as those who asked for them see them, one or a page: how far they are, what came out, why not, what it cost.
+
+Who asks sees the jobs of one tenant, of one show if the key is bound to one, of the recipe whose page it is. What is
+not among them is not there: another tenant's job takes the same statements as one that never was.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, or_, select
+
+from cluster.errors import NotFound
+from cluster.ledger import jobs as job_rows
+from cluster.ledger.jobs import Job
+from cluster.ledger.money import Spend
+from cluster.ledger.schema import attempts, cost_lines, jobs, tasks, workers
+from cluster.states import AttemptState, State
+
+TASK = ("id", "job_id", "key", "step", "role", "state", "weight", "files", "result", "params", "reason", "changed_us")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sight:
+    """Whose jobs somebody may see."""
+
+    tenant: str
+    recipe: str
+    show: str | None = None
+
+    def covers(self) -> ColumnElement[bool]:
+        of_show = [] if self.show is None else [jobs.c.show == self.show]
+        return and_(jobs.c.tenant == self.tenant, jobs.c.recipe == self.recipe, jobs.c.deleted_us.is_(None), *of_show)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Broken:
+    """Of the newest attempt of a job that failed."""
+
+    code: str
+    message: str
+    failure: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    job: Job
+    tasks: tuple[RowMapping, ...]  # the columns of TASK, in the order of the graph
+    spend: Spend
+    broken: Broken | None = None
+
+    def file(self, key: str, name: str) -> dict[str, Any] | None:
+        """A file, as in its receipt, that the task `key` has committed."""
+        files = next((t["files"] for t in self.tasks if t["key"] == key and t["state"] == State.SUCCEEDED.value), None)
+        return next((dict(f) for f in files or () if f["name"] == name), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    outcomes: tuple[Outcome, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backlog:
+    """All that waits or runs on the farm, as one look saw it."""
+
+    before: tuple[str, ...]  # ids of the jobs with READY work that may run, the likely next one first
+    ready_s: dict[str, float]  # predicted seconds of READY tasks, by role
+    running_s: dict[str, float]
+    num_ready: dict[str, int]
+    num_workers: dict[str, int]
+
+
+def find(connection: Connection, sight: Sight, job_id: str) -> Outcome:
+    """Raises NotFound."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id, sight.covers())).one_or_none()
+    if row is None:
+        raise NotFound(f"no job {job_id}")
+    return _outcomes(connection, [job_rows.as_job(row)])[0]
+
+
+def page(connection: Connection, sight: Sight, *, after: str | None, limit: int, newest_first: bool) -> Page:
+    """The jobs that follow `after` (an id) in the order of their creation. Raises NotFound for an unknown `after`."""
+    query = select(jobs).where(sight.covers())
+    if after is not None:
+        mark = connection.execute(
+            select(jobs.c.created_us, jobs.c.id).where(jobs.c.id == after, sight.covers())
+        ).one_or_none()
+        if mark is None:
+            raise NotFound(f"no job {after}", field="after")
+        at, by_id = jobs.c.created_us, jobs.c.id
+        if newest_first:
+            query = query.where(or_(at < mark.created_us, and_(at == mark.created_us, by_id < mark.id)))
+        else:
+            query = query.where(or_(at > mark.created_us, and_(at == mark.created_us, by_id > mark.id)))
+    order = [c.desc() if newest_first else c.asc() for c in (jobs.c.created_us, jobs.c.id)]
+    found = [job_rows.as_job(row) for row in connection.execute(query.order_by(*order).limit(limit + 1))]
+    return Page(outcomes=tuple(_outcomes(connection, found[:limit])), has_more=len(found) > limit)
+
+
+def backlog(connection: Connection) -> Backlog:
+    """Three statements over what waits and runs. The true order follows shares; this one tier, priority and age."""
+    rank = {tier: place for place, tier in enumerate(job_rows.TIERS)}
+    waiting = connection.execute(
+        select(jobs.c.id, jobs.c.tier, jobs.c.priority, jobs.c.created_us).where(
+            jobs.c.n_ready > 0, jobs.c.held.is_(False), jobs.c.target == "run"
+        )
+    ).all()
+    sums = (
+        select(tasks.c.role, tasks.c.state, func.count(), func.sum(tasks.c.weight))
+        .where(tasks.c.state.in_((State.READY.value, State.RUNNING.value)))
+        .group_by(tasks.c.role, tasks.c.state)
+    )
+    by_state: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
+    for role, state, count, seconds in connection.execute(sums):
+        by_state[state][role] = (int(count), float(seconds))
+    here = select(workers.c.role, func.count()).where(workers.c.ended_us.is_(None), workers.c.drain_us.is_(None))
+    ready = by_state[State.READY.value]
+    return Backlog(
+        before=tuple(j.id for j in sorted(waiting, key=lambda j: (rank[j.tier], -j.priority, j.created_us, j.id))),
+        ready_s={role: seconds for role, (_, seconds) in ready.items()},
+        running_s={role: seconds for role, (_, seconds) in by_state[State.RUNNING.value].items()},
+        num_ready={role: count for role, (count, _) in ready.items()},
+        num_workers={role: int(n) for role, n in connection.execute(here.group_by(workers.c.role))},
+    )
+
+
+def models_here(connection: Connection) -> set[str]:
+    """Models that some worker holds now."""
+    query = select(workers.c.model).distinct().where(workers.c.ended_us.is_(None), workers.c.model.is_not(None))
+    return set(connection.execute(query).scalars())
+
+
+def _outcomes(connection: Connection, found: Sequence[Job]) -> list[Outcome]:
+    """Three statements, however many jobs: at most a page of them."""
+    ids = [job.id for job in found]
+    made: dict[str, list[RowMapping]] = defaultdict(list)
+    columns = [tasks.c[name] for name in TASK]
+    for row in connection.execute(select(*columns).where(tasks.c.job_id.in_(ids)).order_by(tasks.c.ordinal)):
+        made[row.job_id].append(row._mapping)
+    sums = (
+        select(cost_lines.c.job_id, func.sum(cost_lines.c.nano), func.sum(cost_lines.c.held_us))
+        .where(cost_lines.c.job_id.in_(ids))
+        .group_by(cost_lines.c.job_id)
+    )
+    spends = {job: Spend(nano=int(nano), held_s=int(held) / 1e6) for job, nano, held in connection.execute(sums)}
+    failed = (
+        select(attempts.c.job_id, attempts.c.code, attempts.c.message, attempts.c.failure)
+        .where(attempts.c.job_id.in_(ids), attempts.c.state == AttemptState.FAILED.value)
+        .order_by(attempts.c.started_us)
+    )
+    broken = {
+        row.job_id: Broken(code=row.code or "failed", message=row.message or "", failure=row.failure or "")
+        for row in connection.execute(failed)
+    }
+    nothing = Spend(nano=0, held_s=0.0)
+    return [
+        Outcome(job=job, tasks=tuple(made[job.id]), spend=spends.get(job.id, nothing), broken=broken.get(job.id))
+        for job in found
+    ]

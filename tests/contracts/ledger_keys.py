@@ -1,0 +1,206 @@
+"""Keys, requests that come again, and what those who asked see: for every database that a ledger can have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound, RateLimited
+from cluster.ledger import outcomes
+from cluster.ledger.jobs import Terms
+from cluster.ledger.keys import Key, KeySpec, Scope
+from cluster.ledger.outcomes import Sight
+from tests.ledger_desk import LedgerDesk, brief, task
+
+SIGHT = Sight(tenant="studio", recipe="pipelines.recipes.film")
+
+
+def key_of(desk: LedgerDesk, secret: str) -> Key | None:
+    admitted = desk.ledger.authenticate(secret)
+    return admitted.key if admitted else None
+
+
+def test_a_secret_opens_and_is_kept_nowhere(desk: LedgerDesk) -> None:
+    key, secret = desk.ledger.create_key(KeySpec(tenant="studio", name="ci", scopes=(Scope.READ,), show="trailer"))
+    assert key_of(desk, secret) == key
+    assert (key.tenant, key.show, key.scopes) == ("studio", "trailer", (Scope.READ,))
+    assert secret.startswith(key.prefix)
+    assert len(secret) >= 48
+    with desk.ledger.database.engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT * FROM api_keys").all()
+    assert secret not in str(rows)
+    assert secret not in repr(key)
+
+
+@pytest.mark.parametrize("wrong", ["", "farm_", "\udcff", "x" * 10_000], ids=["none", "short", "no-utf8", "long"])
+def test_what_is_no_secret_opens_nothing(desk: LedgerDesk, wrong: str) -> None:
+    _, secret = desk.ledger.create_key(KeySpec(tenant="studio", name="ci"))
+    assert desk.ledger.authenticate(wrong) is None
+    assert desk.ledger.authenticate(secret[:-1]) is None
+    assert desk.ledger.authenticate(secret + "=") is None
+
+
+def test_a_rotated_key_opens_with_both_secrets_until_the_old_one_runs_out(desk: LedgerDesk) -> None:
+    key, first = desk.ledger.create_key(KeySpec(tenant="studio", name="ci"))
+    _, second = desk.ledger.rotate_key(key.id, keep_old_s=60)
+    assert [k is not None for k in (key_of(desk, first), key_of(desk, second))] == [True, True]
+    desk.clock.advance(61)
+    assert [k is not None for k in (key_of(desk, first), key_of(desk, second))] == [False, True]
+    _, third = desk.ledger.rotate_key(key.id)
+    assert [k is not None for k in (key_of(desk, second), key_of(desk, third))] == [False, True]
+
+
+def test_a_revoked_key_opens_nothing_and_stays_revoked(desk: LedgerDesk) -> None:
+    key, first = desk.ledger.create_key(KeySpec(tenant="studio", name="ci"))
+    _, second = desk.ledger.rotate_key(key.id, keep_old_s=3600)
+    assert desk.ledger.revoke_key(key.id).revoked_us == desk.ledger.revoke_key(key.id).revoked_us
+    assert (desk.ledger.authenticate(first), desk.ledger.authenticate(second)) == (None, None)
+    with pytest.raises(IllegalMove, match="revoked"):
+        desk.ledger.rotate_key(key.id)
+    with pytest.raises(NotFound):
+        desk.ledger.revoke_key("key_none")
+
+
+def test_a_key_pays_for_each_request_and_its_bucket_fills_again(desk: LedgerDesk) -> None:
+    _, secret = desk.ledger.create_key(KeySpec(tenant="studio", name="ci", requests_per_minute=3))
+
+    def asked() -> tuple[float, int | None]:
+        admitted = desk.ledger.authenticate(secret)
+        assert admitted is not None
+        return admitted.wait_s, admitted.left
+
+    assert [asked() for _ in range(4)] == [(0, 2), (0, 1), (0, 0), (20, 0)]
+    desk.clock.advance(20)
+    assert [asked() for _ in range(2)] == [(0, 0), (20, 0)]
+    desk.clock.jump(-3600)  # the wall clock is set back: nobody waits an hour for it
+    assert asked()[0] <= 60
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"tenant": "No Such"}, "tenant"),
+        ({"name": ""}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"show": ""}, "show"),
+        ({"scopes": ()}, "scopes"),
+        ({"requests_per_minute": 0}, "requests_per_minute"),
+        ({"in_flight_s": float("nan")}, "in_flight_s"),
+    ],
+    ids=lambda v: str(v) if isinstance(v, str) else "",
+)
+def test_a_key_for_nothing_is_refused_with_its_field(more: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        KeySpec(**{"tenant": "studio", "name": "ci", **more})
+    assert refused.value.field == field
+
+
+def test_work_that_does_not_fit_beside_what_is_open_is_refused_until_there_is_room(desk: LedgerDesk) -> None:
+    terms = Terms(most_in_flight_s=10.0)
+    big, _ = desk.ledger.submit(brief(), [task("big", weight=50.0)], terms)  # alone, it fits
+    with pytest.raises(RateLimited) as refused:
+        desk.ledger.submit(brief(), [task("small", weight=4.0)], terms)
+    assert refused.value.retry_after_s == (50 + 4 - 10) / 2  # two workers
+    assert len(desk.ledger.jobs()) == 1
+    desk.ledger.submit(brief(tenant="other"), [task("theirs", weight=4.0)], terms)
+    desk.ledger.cancel_job(big)
+    desk.ledger.submit(brief(), [task("small", weight=4.0)], terms)
+
+
+def test_an_equal_request_that_calls_itself_a_retry_is_the_same_job(desk: LedgerDesk) -> None:
+    def ask(*, retry: bool = False, key: str = "k1", asked: str = "a" * 64) -> tuple[str, bool]:
+        spec = brief(asked=asked, request={"key": key, **({"retry": True} if retry else {})})
+        since_us = desk.clock.now_us() - (600_000_000 if retry else 0)
+        return desk.ledger.submit(spec, [task("t")], Terms(same_since_us=since_us))
+
+    first, created = ask()
+    assert created
+    assert ask(retry=True) == (first, False)
+    assert ask(retry=True, key="k2")[1]
+    assert ask(retry=True, asked="b" * 64)[1]
+    desk.clock.advance(1)
+    assert ask()[1]  # asked twice on purpose
+    desk.clock.advance(601)
+    late, created = ask(retry=True)
+    assert created
+    assert ask() == (late, False)  # the retry had overtaken what it repeats
+
+
+def test_only_those_who_may_see_a_job_find_it_and_others_take_as_many_statements(desk: LedgerDesk) -> None:
+    own, theirs = desk.submit(task("a"), show="trailer"), desk.submit(task("a"), tenant="other")
+    deleted = desk.submit(task("a"))
+    desk.ledger.delete_job(deleted)
+    statements: list[str] = []
+    event.listen(desk.ledger.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+
+    def cost(job_id: str, sight: Sight = SIGHT) -> list[str]:
+        del statements[:]
+        with pytest.raises(NotFound):
+            desk.ledger.view(lambda c: outcomes.find(c, sight, job_id))
+        return list(statements)
+
+    bound = Sight(tenant="studio", recipe="pipelines.recipes.film", show="feature")
+    assert cost("job_none") == cost(theirs) == cost(deleted)
+    assert cost(own, bound) == cost("job_none", bound)
+    assert desk.ledger.view(lambda c: outcomes.find(c, SIGHT, own)).job.id == own
+    desk.check()
+
+
+def test_a_deleted_job_is_canceled_and_keeps_its_bill(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"))
+    desk.lease(job, "a")
+    desk.clock.advance(10)
+    desk.ledger.delete_job(job)
+    desk.ledger.delete_job(job)
+    assert desk.states(job) == {"a": "canceled"}
+    assert desk.kinds(job).count("job.deleted") == 1
+    assert desk.spent("wasted", job_id=job) == 10_000_000
+    desk.check()
+
+
+@pytest.mark.parametrize("newest_first", [True, False], ids=["newest", "oldest"])
+def test_pages_hold_each_job_once_even_when_many_came_at_one_instant(desk: LedgerDesk, newest_first: bool) -> None:
+    made = [desk.submit(task("a")) for _ in range(7)]
+    desk.clock.advance(1)
+    made += [desk.submit(task("a")) for _ in range(2)]
+    seen: list[str] = []
+    more, after = True, None
+    while more:
+        page = desk.ledger.view(
+            lambda c: outcomes.page(c, SIGHT, after=after, limit=2, newest_first=newest_first)  # noqa: B023
+        )
+        seen += [outcome.job.id for outcome in page.outcomes]
+        more, after = page.has_more, seen[-1]
+    assert sorted(seen) == sorted(made)
+    assert (seen[0] in made[7:]) == newest_first
+    with pytest.raises(NotFound) as refused:
+        desk.ledger.view(lambda c: outcomes.page(c, SIGHT, after="job_none", limit=2, newest_first=True))
+    assert refused.value.field == "after"
+
+
+def test_an_outcome_tells_files_cost_and_what_broke(desk: LedgerDesk) -> None:
+    good, bad = desk.submit(task("a")), desk.submit(task("b"))
+    desk.run(good, "a", seconds=3)
+    desk.fail(desk.lease(bad, "b"), FailureClass.INPUT, "no such thing")
+    page = desk.ledger.view(lambda c: outcomes.page(c, SIGHT, after=None, limit=9, newest_first=False))
+    first, second = page.outcomes
+    assert first.spend.nano == 3_000_000
+    assert (first.file("a", "clip.mp4") or {})["media_type"] == "video/mp4"
+    assert first.file("a", "none") is None
+    assert first.broken is None
+    assert second.broken is not None
+    assert (second.broken.code, second.broken.message, second.broken.failure) == ("x", "no such thing", "input")
+
+
+def test_the_backlog_counts_what_waits_and_what_runs(desk: LedgerDesk) -> None:
+    slow = desk.submit(task("a", weight=5.0), task("b", weight=7.0), tier="batch")
+    quick = desk.submit(task("c", weight=2.0), tier="interactive")
+    held = desk.submit(task("d", weight=1.0))
+    desk.ledger.set_held(held, True)
+    desk.lease(slow, "a")
+    seen = desk.ledger.view(outcomes.backlog)
+    assert seen.before == (quick, slow)
+    assert (seen.running_s, seen.ready_s, seen.num_ready) == ({"render": 5.0}, {"render": 10.0}, {"render": 3})
+    assert seen.num_workers == {"render": 2}
