@@ -3,6 +3,7 @@
     <tenant>/assets/sha256/ab/cd/<sha256>            a blob: immutable, named by its content
     <tenant>/attempts/<attempt id>/receipt.json      what that attempt commits, written once
     <tenant>/attempts/<attempt id>/checkpoint-<n>    a saved denoise, written once
+    <tenant>/derived/<sha256>/<name>                 which blob was made from that one, written once; may be made anew
 
 Source: sections 4.3 and 8 of the design.
 """
@@ -101,6 +102,12 @@ def checkpoint_key(tenant: str, attempt_id: str, denoise_step: int) -> str:
     if denoise_step < 0:
         raise InvalidInput(f"denoise_step must be 0 or more, got {denoise_step}", field="denoise_step")
     return check_key(f"{check_tenant(tenant)}/attempts/{_one_segment(attempt_id)}/checkpoint-{denoise_step}")
+
+
+def derived_key(tenant: str, sha256: str, name: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise InvalidInput(f"{sha256!r} is not a sha256 in lower-case hex", field="sha256")
+    return check_key(f"{check_tenant(tenant)}/derived/{sha256}/{name}")
 
 
 def attempts_prefix(tenant: str, attempt_id: str) -> str:

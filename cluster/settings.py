@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     preempt_pays_s: float = Field(5.0, ge=0, description="batch work that ends sooner is waited for, not preempted")
     render_threads: int = Field(0, ge=0, description="threads of a render worker on a CPU; 0: all cores of the machine")
     writer_threads: int = Field(1, ge=1, description="threads of the writer on a CPU: more is slower on busy cores")
+    http_body_bytes: int = Field(1 << 20, gt=0, description="a longer body of a request is refused, unread")
+    http_upload_bytes: int = Field(32 << 20, gt=0, description="the same for one with files")
+    http_read_s: float = Field(30.0, gt=0, description="how long a client may take to send a body")
+    image_wait_s: float = Field(120.0, gt=0, description="how long a call for images waits before it is to be repeated")
 
     faults: str = Field("", description="a plan of faults for tests (cluster/faults.py); empty: nothing is broken")
 

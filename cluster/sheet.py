@@ -101,6 +101,21 @@ def contact_sheet(film_title: str, scenes: Sequence[SheetScene], *, subtitle: st
     return buffer.getvalue()
 
 
+def spritesheet(frames: Sequence[Frames], *, num_columns: int, width_px: int) -> bytes:
+    """PNG of equal pictures side by side, each `width_px` wide, row by row, without a gap: what players scrub over."""
+    if not frames:
+        raise InvalidInput("a spritesheet needs a picture", field="frames")
+    height_px = max(1, round(width_px * frames[0].shape[0] / frames[0].shape[1]))
+    num_rows = -(-len(frames) // num_columns)
+    sheet = Image.new("RGB", (num_columns * width_px, num_rows * height_px))
+    for at, frame_HWC in enumerate(frames):
+        picture = Image.fromarray(np.ascontiguousarray(frame_HWC)).resize((width_px, height_px))
+        sheet.paste(picture, (at % num_columns * width_px, at // num_columns * height_px))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def _columns(scenes: Sequence[SheetScene]) -> int:
     """Four, five for a long film, fewer for a short one."""
     longest = max((len(scene.shots) for scene in scenes), default=1)

@@ -7,17 +7,17 @@ not among them is not there: another tenant's job takes the same statements as o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from cluster.errors import NotFound
 from cluster.ledger import jobs as job_rows
 from cluster.ledger.jobs import Job
 from cluster.ledger.money import Spend
-from cluster.ledger.schema import attempts, cost_lines, jobs, tasks, workers
+from cluster.ledger.schema import attempts, cost_lines, dispatcher, jobs, tasks, workers
 from cluster.states import AttemptState, State
 
 TASK = ("id", "job_id", "key", "step", "role", "state", "weight", "files", "result", "params", "reason", "changed_us")
@@ -48,7 +48,7 @@ class Broken:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     job: Job
-    tasks: tuple[RowMapping, ...]  # the columns of TASK, in the order of the graph
+    tasks: tuple[Mapping[str, Any], ...]  # the columns of TASK, in the order of the graph
     spend: Spend
     broken: Broken | None = None
 
@@ -135,13 +135,18 @@ def models_here(connection: Connection) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
+def newest_term(connection: Connection) -> int:
+    """Of the dispatchers that this ledger has seen; 0 if it has seen none."""
+    return int(connection.execute(select(func.coalesce(func.max(dispatcher.c.term), 0))).scalar_one())
+
+
 def _outcomes(connection: Connection, found: Sequence[Job]) -> list[Outcome]:
     """Three statements, however many jobs: at most a page of them."""
     ids = [job.id for job in found]
-    made: dict[str, list[RowMapping]] = defaultdict(list)
+    made: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     columns = [tasks.c[name] for name in TASK]
     for row in connection.execute(select(*columns).where(tasks.c.job_id.in_(ids)).order_by(tasks.c.ordinal)):
-        made[row.job_id].append(row._mapping)
+        made[row.job_id].append(dict(row._mapping))
     sums = (
         select(cost_lines.c.job_id, func.sum(cost_lines.c.nano), func.sum(cost_lines.c.held_us))
         .where(cost_lines.c.job_id.in_(ids))

@@ -1,0 +1,83 @@
+"""Bytes of the store on the wire: whole, in one range, or not again if the client has them (RFC 9110)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.responses import Response
+
+from cluster.errors import DamagedAsset, Expired, NotFound
+from serve.envelope import refusal
+from serve.service import Service, off_the_loop
+
+CHUNK_BYTES = 256 << 10
+_RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})")
+
+
+async def download(service: Service, request: Request, file: Mapping[str, Any], *, name: str) -> Response:
+    """The answer to a GET or HEAD of a committed file, called `name`. Raises Expired if the store has lost it."""
+    etag, size = f'"{file["sha256"]}"', int(file["size_bytes"])
+    headers = {
+        "etag": etag,
+        "accept-ranges": "bytes",
+        "cache-control": "private, max-age=31536000, immutable",
+        "content-disposition": f'inline; filename="{name}"',
+        "x-content-type-options": "nosniff",
+    }
+    if etag in (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=304, headers=headers)
+    span = _span(request.headers.get("range"), size)
+    if request.headers.get("if-range") not in (None, etag):
+        span = None
+    if span == (0, 0):
+        said = f"the file has {size} bytes, and none of those that were asked for"
+        more = {"content-range": f"bytes */{size}"}
+        return refusal(416, "invalid_request_error", said, param="Range", code="range_not_satisfiable", headers=more)
+    first, last = span or (0, size)
+    if span is not None:
+        headers["content-range"] = f"bytes {first}-{last - 1}/{size}"
+    headers["content-length"] = str(last - first)
+    status, media_type = 200 if span is None else 206, str(file["media_type"])
+    reader = await off_the_loop(lambda: _opened(service, file, size))
+    if request.method == "HEAD":
+        reader.close()
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    return StreamingResponse(_read(reader, first, last), status_code=status, headers=headers, media_type=media_type)
+
+
+def _opened(service: Service, file: Mapping[str, Any], size: int) -> BinaryIO:
+    try:
+        reader = service.store.open(file["key"])
+    except NotFound as error:
+        raise Expired("its bytes are kept no longer", remedy="ask for it again") from error
+    if reader.seek(0, 2) != size:
+        reader.close()
+        raise DamagedAsset(f"{file['key']} does not have its {size} bytes")
+    return reader
+
+
+def _read(reader: BinaryIO, first: int, last: int) -> Iterator[bytes]:
+    with reader:
+        reader.seek(first)
+        left = last - first
+        while left and (chunk := reader.read(min(CHUNK_BYTES, left))):
+            left -= len(chunk)
+            yield chunk
+
+
+def _span(header: str | None, size: int) -> tuple[int, int] | None:
+    """[first, last) of one range; (0, 0) for one that is not in the file; None for no range, several, or nonsense."""
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or not (match["first"] or match["last"]):
+        return None
+    if not match["first"]:  # the last so many bytes
+        count = min(int(match["last"]), size)
+        return (size - count, size) if count else (0, 0)
+    first, last = int(match["first"]), int(match["last"] or size - 1) + 1
+    if last <= first:
+        return None
+    return (first, min(last, size)) if first < size else (0, 0)

@@ -1,0 +1,92 @@
+"""The farm over HTTP, as one plain ASGI application: a composition root hands it the parts, anything may host it.
+
+It holds no state of a job: any number of them on one ledger answer alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from actors.catalog import Catalog
+from cluster.errors import Unavailable
+from cluster.ledger import outcomes
+from cluster.ledger.ledger import Ledger
+from cluster.settings import Settings
+from cluster.store import Store
+from serve import envelope
+from serve.gate import Gate
+from serve.openai import images, models, videos
+from serve.openai.documents import refusals
+from serve.service import Desk, Service, off_the_loop, service_of
+
+VERSION = "1"
+ABOUT = (
+    "Video and pictures by the shapes of OpenAI's clients; whatever is accepted is done, once. Every answer has an "
+    "`x-request-id`. A request for work may be sent again with the same `Idempotency-Key`: it is the same job."
+)
+
+
+class Alive(BaseModel):
+    status: str = "ok"
+
+
+class Ready(BaseModel):
+    status: str = "ready"
+    dispatcher_term: int
+
+
+def create_app(ledger: Ledger, store: Store, catalog: Catalog, settings: Settings, desk: Desk | None = None) -> FastAPI:
+    """`desk` is the dispatcher, if it can be reached: submits need it not, progress does."""
+    app = FastAPI(title="Reelfarm", version=VERSION, description=ABOUT, docs_url=None, redoc_url=None)
+    app.state.service = Service(ledger=ledger, store=store, catalog=catalog, settings=settings, desk=desk)
+    app.add_middleware(Gate, body_bytes=settings.http_body_bytes, upload_bytes=settings.http_upload_bytes)
+    envelope.install(app)
+    app.add_api_route("/healthz", _alive, methods=["GET"], response_model=Alive, operation_id="alive", tags=["health"])
+    app.add_api_route(
+        "/readyz",
+        _ready,
+        methods=["GET"],
+        response_model=Ready,
+        responses=refusals(503),
+        operation_id="ready",
+        tags=["health"],
+    )
+    for surface in (videos, images, models):
+        app.include_router(surface.router)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
+    return app
+
+
+async def _alive() -> Alive:
+    """This process answers."""
+    return Alive()
+
+
+async def _ready(request: Request) -> Ready:
+    """What is submitted here is durable, and a dispatcher has been seen that will give it out."""
+    service = service_of(request)
+    term = await off_the_loop(lambda: service.ledger.view(outcomes.newest_term))
+    if term == 0:
+        raise Unavailable("no dispatcher has worked on this ledger yet", remedy="wait until the farm is up")
+    return Ready(dispatcher_term=term)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1. FastAPI's own 422 is taken out where it stands: nobody is ever answered so."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        ours = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+        for path in document["paths"].values():
+            for operation in path.values():
+                told = operation["responses"].get("422")
+                if told is not None and "HTTPValidationError" in str(told):
+                    operation["responses"]["422"] = {"description": "A field is wrong", "content": ours}
+        app.openapi_schema = document
+    return app.openapi_schema

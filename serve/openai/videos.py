@@ -1,0 +1,297 @@
+"""`/v1/videos`: a video is a job of the recipe `clip`. OpenAI's shapes, and what they lack: cancel, cost, ETA."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, BackgroundTasks, Query, Request
+from starlette.responses import Response
+
+from actors.contract import Quality
+from cluster.errors import InvalidSpec, NotFound, NotReady
+from cluster.ledger import outcomes
+from cluster.ledger.jobs import JobSpec
+from cluster.ledger.outcomes import Outcome
+from cluster.rates import usd
+from cluster.states import State
+from pipelines.recipes import clip
+from serve import bodies, submission
+from serve.auth import Caller, Generator, Reader, Stopper
+from serve.download import download
+from serve.gate import HEADERS
+from serve.openai import schemas
+from serve.openai.documents import body_of, bytes_of, refusals
+from serve.openai.models import ready_model
+from serve.openai.schemas import Cost, Failure, Usage, Video, VideoDeleted, VideoPage, named, path_id
+from serve.openai.sprites import spritesheet
+from serve.service import Service, off_the_loop, service_of
+from serve.standing import Standing, standing
+
+RECIPE = "pipelines.recipes.clip"
+KEY = "clip"  # of the one task of the recipe
+FILES = {"video": "clip.mp4", "thumbnail": "poster.png"}
+ID = "The id of a video, as it was answered at its creation."
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+
+@router.post(
+    "",
+    operation_id="create_video",
+    response_model=Video,
+    responses=refusals(400, 401, 403, 408, 413, 422, 429, 503),
+    openapi_extra=body_of(schemas.VideoRequest),
+)
+async def create(request: Request, caller: Generator, after: BackgroundTasks) -> Video:
+    """Takes a video on and answers at once. The job is durable before the answer."""
+    service = service_of(request)
+    fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
+    asked = schemas.checked(schemas.VideoRequest, fields)
+    schemas.no_files(fields, asked.model)
+    more = {"metadata": asked.metadata} if asked.metadata else {}
+    return await _submitted(service, request, caller, after, asked, more)
+
+
+@router.get("", operation_id="list_videos", response_model=VideoPage, responses=refusals(401, 403, 404, 422, 429, 503))
+async def listed(
+    request: Request,
+    caller: Reader,
+    after: Annotated[str | None, Query(description="The last id of the page before", max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> VideoPage:
+    """The videos that the key may see, newest first."""
+    service, sight = service_of(request), caller.sight(RECIPE)
+    mark = None if after is None else path_id(after, "video")
+    try:
+        page = await off_the_loop(
+            lambda: service.ledger.view(
+                lambda c: outcomes.page(c, sight, after=mark, limit=limit, newest_first=order == "desc")
+            )
+        )
+    except NotFound as error:
+        raise NotFound(f"no video {after}", field="after", remedy="use the id of a video that is there") from error
+    data = [video for video, _ in await _videos(service, page.outcomes)]
+    first, last = (data[0].id, data[-1].id) if data else (None, None)
+    return VideoPage(data=data, first_id=first, last_id=last, has_more=page.has_more)
+
+
+@router.get(
+    "/{video_id}", operation_id="retrieve_video", response_model=Video, responses=refusals(401, 403, 404, 429, 503)
+)
+async def retrieve(request: Request, caller: Reader, video_id: str) -> Video:
+    """How a video stands. While it is not over, `openai-poll-after-ms` says when to ask again."""
+    return await _answered(request, await _found(service_of(request), caller, video_id))
+
+
+@router.delete(
+    "/{video_id}", operation_id="delete_video", response_model=VideoDeleted, responses=refusals(401, 403, 404, 429, 503)
+)
+async def delete(request: Request, caller: Stopper, video_id: str, after: BackgroundTasks) -> VideoDeleted:
+    """Takes a video away; one that is being made is canceled first. What it cost stays on the bill."""
+    service = service_of(request)
+    outcome = await _found(service, caller, video_id)
+    await off_the_loop(lambda: service.ledger.delete_job(outcome.job.id))
+    after.add_task(service.poke)
+    return VideoDeleted(id=named(outcome.job.id, "video"))
+
+
+@router.post(
+    "/{video_id}/cancel", operation_id="cancel_video", response_model=Video, responses=refusals(401, 403, 404, 429, 503)
+)
+async def cancel(request: Request, caller: Stopper, video_id: str, after: BackgroundTasks) -> Video:
+    """Stops a video that is not over; of one that is, nothing changes."""
+    service = service_of(request)
+    outcome = await _found(service, caller, video_id)
+    if not outcome.job.over:
+        await off_the_loop(lambda: service.ledger.cancel_job(outcome.job.id))
+        after.add_task(service.poke)
+        outcome = await _found(service, caller, video_id)
+    return await _answered(request, outcome)
+
+
+@router.post(
+    "/{video_id}/remix",
+    operation_id="remix_video",
+    response_model=Video,
+    responses=refusals(400, 401, 403, 404, 408, 409, 413, 422, 429, 503),
+    openapi_extra=body_of(schemas.RemixRequest),
+)
+async def remix(request: Request, caller: Generator, video_id: str, after: BackgroundTasks) -> Video:
+    """A completed video again with another prompt: the same model, length, size and, if none is given, seed."""
+    service = service_of(request)
+    source = await _found(service, caller, video_id)
+    fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
+    asked = schemas.checked(schemas.RemixRequest, fields)
+    _completed(source)
+    brief = clip.Brief.from_json(source.job.spec)
+    again = schemas.VideoRequest(
+        prompt=asked.prompt,
+        model=brief.model,
+        seconds=brief.seconds,
+        size=_size(source),
+        seed=brief.seed if asked.seed is None else asked.seed,
+        quality=brief.quality.value,
+    )
+    more = {"remix_of": named(source.job.id, "video")}
+    return await _submitted(service, request, caller, after, again, more)
+
+
+@router.api_route(
+    "/{video_id}/content",
+    methods=["GET"],
+    operation_id="download_video",
+    response_class=Response,
+    responses=bytes_of("video/mp4", "image/png") | refusals(401, 403, 404, 409, 410, 416, 422, 429, 503),
+)
+@router.api_route("/{video_id}/content", methods=["HEAD"], include_in_schema=False)
+async def content(
+    request: Request,
+    caller: Reader,
+    video_id: str,
+    variant: Literal["video", "thumbnail", "spritesheet"] = "video",
+) -> Response:
+    """The bytes: the clip, a picture of its middle, or sixteen of its frames on one sheet. Ranges are understood."""
+    service = service_of(request)
+    outcome = await _found(service, caller, video_id)
+    _completed(outcome)
+    file = outcome.file(KEY, FILES.get(variant, FILES["video"]))
+    if file is None:
+        raise NotFound(f"{video_id} has no {variant}", field="variant")
+    if variant == "spritesheet":
+        clip_file = file
+        file = await off_the_loop(lambda: spritesheet(service.store, caller.tenant, clip_file))
+    ending = str(file["name"]).rpartition(".")[2]
+    return await download(service, request, file, name=f"{named(outcome.job.id, 'video')}.{ending}")
+
+
+async def _submitted(
+    service: Service,
+    request: Request,
+    caller: Caller,
+    after: BackgroundTasks,
+    asked: schemas.VideoRequest,
+    more: dict[str, Any],
+) -> Video:
+    model = await ready_model(service, asked.model)
+    if model.limits is None:
+        raise InvalidSpec(f"{model.id} draws nothing", field="model", remedy="GET /v1/models says which do")
+    brief = clip.Brief(
+        prompt=asked.prompt,
+        seconds=asked.seconds,
+        seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed,
+        quality=Quality(asked.quality),
+        model=asked.model,
+        size=schemas.sides(asked.size) or model.limits.sizes[0],
+    )
+    graph = await off_the_loop(lambda: clip.plan(brief, service.catalog))
+    job = JobSpec(
+        recipe=RECIPE,
+        version=clip.VERSION,
+        title=" ".join(asked.prompt.split())[:200],
+        spec=brief.to_json(),
+        tier=asked.tier,
+        request=more,
+    )
+    question = submission.asked(request, caller, service, asked.model_dump(exclude_none=True) | more)
+    outcome, created = await submission.submit(service, caller, question, job, graph)
+    if created:
+        after.add_task(service.poke)
+    return await _answered(request, outcome)
+
+
+async def _found(service: Service, caller: Caller, video_id: str) -> Outcome:
+    """Raises NotFound, for what is not there and for what is somebody else's alike."""
+    job_id, sight = path_id(video_id, "video"), caller.sight(RECIPE)
+    try:
+        return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id)))
+    except NotFound as error:
+        raise NotFound("no such video", field="video_id", remedy="GET /v1/videos lists them") from error
+
+
+def _completed(outcome: Outcome) -> None:
+    """Raises NotReady."""
+    status = standing(outcome, (), backlog=None, place=None, ratios={}, now_us=0).status
+    if status != "completed":
+        remedy = "ask again when it is completed" if status in ("queued", "in_progress") else "create another one"
+        raise NotReady(f"the video is {status.replace('_', ' ')}", field="video_id", remedy=remedy)
+
+
+async def _answered(request: Request, outcome: Outcome) -> Video:
+    [(video, now)] = await _videos(service_of(request), [outcome])
+    if not now.over:
+        request.scope[HEADERS]["openai-poll-after-ms"] = str(now.poll_after_ms)
+    return video
+
+
+async def _videos(service: Service, found: Sequence[Outcome]) -> list[tuple[Video, Standing]]:
+    """What nobody knows now (the queue, the dispatcher's memory) is left out; that never makes an error."""
+    moving = await service.moving([one.job.id for one in found if one.job.counts.get(State.RUNNING)])
+    waits = any(not one.job.over for one in found)
+    queue = await off_the_loop(service.queue_now) if waits else None
+    now_us = service.ledger.clock.now_us()
+    made = []
+    for one in found:
+        now = standing(
+            one,
+            moving.get(one.job.id, ()),
+            backlog=queue,
+            place=service.queue.place(one.job.id),
+            ratios=service.queue.ratios,
+            now_us=now_us,
+        )
+        made.append((_video(one, now), now))
+    return made
+
+
+def _video(outcome: Outcome, now: Standing) -> Video:
+    job, spec = outcome.job, outcome.job.spec
+    completed = now.status == "completed"
+    return Video(
+        id=named(job.id, "video"),
+        model=spec["model"],
+        status=now.status,  # type: ignore[arg-type]  # a value of standing.STATUS
+        progress=now.progress,
+        created_at=job.created_us // 1_000_000,
+        completed_at=job.ended_us // 1_000_000 if completed and job.ended_us is not None else None,
+        expires_at=None,
+        seconds=f"{spec['seconds']:g}",
+        size=_size(outcome),
+        prompt=spec["prompt"],
+        remixed_from_video_id=job.request.get("remix_of"),
+        error=_failure(outcome) if now.status == "failed" else None,
+        seed=spec["seed"],
+        quality=spec["quality"],
+        metadata=job.request.get("metadata"),
+        queue_position=now.queue_position,
+        eta_seconds=None if now.eta_s is None else round(now.eta_s, 1),
+        usage=_usage(outcome) if completed else None,
+        cost=Cost(amount=f"{usd(outcome.spend.nano):.9f}", estimated=not now.over),
+    )
+
+
+def _size(outcome: Outcome) -> str:
+    width_px, height_px = outcome.job.spec["size"]
+    return f"{width_px}x{height_px}"
+
+
+def _failure(outcome: Outcome) -> Failure:
+    broken = outcome.broken
+    reason = next((task["reason"] for task in outcome.tasks if task["reason"]), None)
+    return Failure(
+        code=broken.code if broken else "job_failed",
+        message=(broken.message if broken else None) or reason or "the video could not be made",
+    )
+
+
+def _usage(outcome: Outcome) -> Usage:
+    shot = next((task["params"]["spec"] for task in outcome.tasks if task["key"] == KEY), None)
+    frames = shot["num_frames"] if shot else 0
+    return Usage(
+        duration_seconds=round(float(frames / Fraction(shot["fps"])), 6) if shot else 0.0,
+        frames=frames,
+        accelerator_seconds=round(outcome.spend.held_s, 6),
+    )

@@ -1,0 +1,123 @@
+"""What every route is handed: the farm's parts, put together once by a composition root. Nothing is global."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from actors.catalog import Catalog
+from actors.contract import Json
+from cluster.errors import FarmError, Unavailable
+from cluster.ledger import outcomes
+from cluster.ledger.ledger import Ledger
+from cluster.ledger.outcomes import Backlog
+from cluster.settings import Settings
+from cluster.store import Store
+from cluster.timing import learned
+
+T = TypeVar("T")
+ASK_S = 1.0
+"""How long an answer waits for the dispatcher's memory; then it says what is committed."""
+FRESH_S = 1.0
+LOOKS = 20
+"""The queue is looked at again after this many times what the last look took: it never takes more than 5 %."""
+
+
+class Desk(Protocol):
+    """The dispatcher, as who asks sees it: its memory and its attention, never the truth. It may be away."""
+
+    def poke(self) -> None: ...
+
+    def progress(self, job_id: str) -> list[Json]: ...
+
+
+class Queue:
+    """The farm's queue as it was at most some seconds ago. Any thread may ask."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._until_s = float("-inf")
+        self._seen = Backlog(before=(), ready_s={}, running_s={}, num_ready={}, num_workers={})
+        self._places: dict[str, int] = {}
+        self._ratios: dict[str, float] = {}
+
+    def look(self) -> Backlog:
+        """Raises LedgerUnavailable."""
+        with self._lock:
+            began_s = time.monotonic()
+            if began_s >= self._until_s:
+                self._seen = self._ledger.view(outcomes.backlog)
+                self._ratios = learned(self._ledger.durations())
+                self._places = {job_id: place for place, job_id in enumerate(self._seen.before)}
+                took_s = time.monotonic() - began_s
+                self._until_s = began_s + max(FRESH_S, LOOKS * took_s)
+            return self._seen
+
+    def place(self, job_id: str) -> int | None:
+        """How many jobs are likely to begin before this one; None if it does not wait."""
+        return self._places.get(job_id)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Actual over predicted seconds, by step."""
+        return self._ratios
+
+
+@dataclass(kw_only=True, slots=True)
+class Service:
+    ledger: Ledger
+    store: Store
+    catalog: Catalog
+    settings: Settings
+    desk: Desk | None = None
+    queue: Queue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queue = Queue(self.ledger)
+
+    def poke(self) -> None:
+        """The dispatcher also looks by itself: whether it hears this does not matter."""
+        if self.desk is not None:
+            with contextlib.suppress(FarmError):
+                self.desk.poke()
+
+    def queue_now(self) -> Backlog | None:
+        """None while the ledger does not answer."""
+        try:
+            return self.queue.look()
+        except Unavailable:
+            return None
+
+    async def moving(self, job_ids: Sequence[str]) -> dict[str, list[Json]]:
+        """What the dispatcher has heard of the running tasks of these jobs; nothing while it is away."""
+        desk = self.desk
+        if desk is None or not job_ids:
+            return {}
+
+        async def ask(job_id: str) -> list[Json]:
+            try:
+                return await asyncio.wait_for(run_in_threadpool(desk.progress, job_id), ASK_S)
+            except (FarmError, TimeoutError):
+                return []
+
+        return dict(zip(job_ids, await asyncio.gather(*map(ask, job_ids)), strict=True))
+
+
+def service_of(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+async def off_the_loop(work: Callable[[], T]) -> T:
+    """Ledger and store block: their calls are made in a thread."""
+    return await run_in_threadpool(work)
