@@ -77,7 +77,8 @@ def _span(header: str | None, size: int) -> tuple[int, int] | None:
     if not match["first"]:  # the last so many bytes
         count = min(int(match["last"]), size)
         return (size - count, size) if count else (0, 0)
-    first, last = int(match["first"]), int(match["last"] or size - 1) + 1
-    if last <= first:
+    first = int(match["first"])
+    if match["last"] and int(match["last"]) < first:
         return None
+    last = int(match["last"]) + 1 if match["last"] else size
     return (first, min(last, size)) if first < size else (0, 0)

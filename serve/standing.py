@@ -67,7 +67,7 @@ def standing(
     done = {task["id"]: fraction(task, heard.get(task["id"])) for task in outcome.tasks}
     whole = sum(task["weight"] for task in outcome.tasks) or 1.0
     part = sum(task["weight"] * done[task["id"]] for task in outcome.tasks) / whole
-    progress = min(99, math.floor(100 * part))
+    progress = min(99, math.floor(100 * part + 1e-9))
     if status not in ("queued", "in_progress"):
         return Standing(status=status, progress=progress)
     waits = place if status == "queued" else None

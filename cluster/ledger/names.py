@@ -1,10 +1,10 @@
-"""Which jobs, tasks and workers a part of an id names."""
+"""Which jobs, tasks, workers and API keys a part of an id names."""
 
 from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, or_, select
 
-from cluster.ledger.schema import jobs, tasks, workers
+from cluster.ledger.schema import api_keys, jobs, tasks, workers
 
 
 def like(
@@ -35,6 +35,10 @@ def worker_ids(connection: Connection, part: str) -> list[str]:
     both = and_(workers.c.id.startswith(f"{fleet}/", autoescape=True), workers.c.id.endswith(end, autoescape=True))
     exact = like(connection, workers.c.id, part)
     return exact or list(connection.execute(select(workers.c.id).where(both).order_by(workers.c.id).limit(8)).scalars())
+
+
+def api_key_ids(connection: Connection, part: str) -> list[str]:
+    return like(connection, api_keys.c.id, part, prefix="key_")
 
 
 def keys_of(connection: Connection, job_id: str) -> list[RowMapping]:

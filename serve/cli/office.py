@@ -74,7 +74,7 @@ def farm_runs(settings: Settings) -> bool | None:
 def job_named(office: Office, text: str) -> str:
     """Raises NotFound, InvalidInput for what fits several."""
     ids = office.ledger.view(lambda c: names.job_ids(c, _part(text)))
-    return _one(ids, text, "job", "farm ls")
+    return one(ids, text, "job", "farm ls")
 
 
 def named(office: Office, text: str) -> Named:
@@ -86,13 +86,13 @@ def named(office: Office, text: str) -> Named:
     jobs = [] if part.startswith("task_") else office.ledger.view(lambda c: names.job_ids(c, part))
     found = [] if jobs else office.ledger.view(lambda c: names.task_ids(c, part))
     if not found:
-        return Named(job_id=_one(jobs, text, "job or task", "farm ls"))
-    task = office.ledger.task(_one(found, text, "task", "farm tasks JOB"))
+        return Named(job_id=one(jobs, text, "job or task", "farm ls"))
+    task = office.ledger.task(one(found, text, "task", "farm tasks JOB"))
     return Named(job_id=task["job_id"], key=task["key"], task_id=task["id"])
 
 
 def worker_named(office: Office, text: str) -> str:
-    return _one(office.ledger.view(lambda c: names.worker_ids(c, _part(text))), text, "worker", "farm workers")
+    return one(office.ledger.view(lambda c: names.worker_ids(c, _part(text))), text, "worker", "farm workers")
 
 
 def _task_of(office: Office, job_id: str, key: str) -> Named:
@@ -110,7 +110,7 @@ def _part(text: str) -> str:
     return utf8(text, "ID").strip().lower()
 
 
-def _one(ids: list[str], text: str, what: str, lister: str) -> str:
+def one(ids: list[str], text: str, what: str, lister: str) -> str:
     if len(text) < SHORTEST and text not in ids:
         raise InvalidInput(f"{text!r} is too little of an id", field="ID", remedy=f"give {SHORTEST} characters of it")
     if not ids:

@@ -1,0 +1,110 @@
+"""The HTTP application in this process, with keys in the hand; with or without a farm that does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI
+from starlette.testclient import TestClient
+
+from actors.catalog import Catalog
+from actors.contract import Json
+from cluster.ledger.keys import KeySpec, Scope
+from cluster.ledger.ledger import Ledger
+from cluster.settings import Settings
+from cluster.store import DirectoryStore, Store
+from serve.http import create_app
+from serve.service import Desk
+from tests.farm import InProcessFarm
+from tests.picture_engine import PictureEngine
+
+BOAT = "a red boat crosses the sea"
+EVERYTHING = (Scope.GENERATE, Scope.READ)
+
+
+class FrontDesk:
+    """`client` has no key of its own; `headers(...)` makes one."""
+
+    def __init__(self, ledger: Ledger, store: Store, settings: Settings, desk: Desk | None = None) -> None:
+        self.ledger, self.store, self.settings = ledger, store, settings
+        self.app = create_app(ledger, store, Catalog.load(), settings, desk)
+        self.client = TestClient(self.app, raise_server_exceptions=False)
+        self.secret = self.key()
+
+    def key(self, *scopes: Scope, tenant: str = "studio", **more: Any) -> str:
+        return self.ledger.create_key(KeySpec(tenant=tenant, name="test", scopes=scopes or EVERYTHING, **more))[1]
+
+    def ask(self, method: str, path: str, *, key: str | None = None, **more: Any) -> Any:
+        """The response. `key` None: the usual one; "": none."""
+        secret = self.secret if key is None else key
+        headers = {**({"Authorization": f"Bearer {secret}"} if secret else {}), **more.pop("headers", {})}
+        return self.client.request(method, path, headers=headers, **more)
+
+    def create(self, prompt: str = BOAT, **more: Any) -> Json:
+        """A video that was taken on."""
+        response = self.ask("POST", "/v1/videos", json={"prompt": prompt, "seed": 7, **more})
+        assert response.status_code == 200, response.text
+        video: Json = response.json()
+        return video
+
+    def openai(self, app: Any = None, **more: Any) -> OpenAI:
+        """The real client; its transport hands requests to the application, or to `app` around it."""
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message="The Sora API")
+        transport = self.client if app is None else TestClient(app, raise_server_exceptions=False)
+        return OpenAI(api_key=self.secret, base_url="http://testserver/v1", http_client=transport, **more)
+
+
+@contextmanager
+def front_desk(url: str, home: Path, **settings: Any) -> Iterator[FrontDesk]:
+    """Without a farm: what is submitted waits."""
+    ledger = Ledger(url, durable=False)
+    try:
+        yield FrontDesk(ledger, DirectoryStore(home / "store"), Settings(home=home, **settings))
+    finally:
+        ledger.close()
+
+
+class Working:
+    """A front desk with a dispatcher and one render worker behind it, until it is closed."""
+
+    def __init__(self, home: Path, engine: PictureEngine, **settings: Any) -> None:
+        self.engine = engine
+        self.farm = InProcessFarm(home)
+        self.desk = FrontDesk(self.farm.ledger, self.farm.store, Settings(home=home, **settings), Reachable(self.farm))
+        self._ticking = self.farm.desk.ask(self._tick())
+        self.worker = self.farm.worker(engine, models=("house-video",))
+        self.worker.start()
+        self._thread = threading.Thread(target=self.worker.run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.worker.stop()
+        self._thread.join(timeout=30)
+        self.farm.desk.ask(self._rest())
+        self.farm.close()
+
+    async def _tick(self) -> asyncio.Task[None]:
+        return asyncio.create_task(self.farm.desk.dispatcher.run(0.05))
+
+    async def _rest(self) -> None:
+        self._ticking.cancel()
+        await asyncio.gather(self._ticking, return_exceptions=True)
+
+
+class Reachable:
+    """The farm's dispatcher, as the service asks it."""
+
+    def __init__(self, farm: InProcessFarm) -> None:
+        self._farm = farm
+
+    def poke(self) -> None:
+        self._farm.desk.ask(self._farm.desk.dispatcher.poke())
+
+    def progress(self, job_id: str) -> list[Json]:
+        return self._farm.desk.ask(self._farm.desk.dispatcher.progress(job_id))
