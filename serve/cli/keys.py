@@ -148,8 +148,9 @@ def row_of(key: Key) -> dict[str, Any]:
 def _table(found: Sequence[Key], *, now_us: int) -> RenderableType:
     from rich.text import Text
 
+    from cluster.timing import span
     from serve.cli.tables import Grid
-    from serve.cli.wording import clean, span
+    from serve.cli.wording import clean
 
     if not found:
         return Text("no keys; farm keys add NAME makes one")
