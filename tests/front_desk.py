@@ -25,6 +25,7 @@ from tests.farm import InProcessFarm
 from tests.picture_engine import PictureEngine
 
 BOAT = "a red boat crosses the sea"
+CATALOG = Catalog.load()
 EVERYTHING = (Scope.GENERATE, Scope.READ)
 
 
@@ -33,7 +34,7 @@ class FrontDesk:
 
     def __init__(self, ledger: Ledger, store: Store, settings: Settings, desk: Desk | None = None) -> None:
         self.ledger, self.store, self.settings = ledger, store, settings
-        self.app = create_app(ledger, store, Catalog.load(), settings, desk)
+        self.app = create_app(ledger, store, CATALOG, settings, desk)
         self.client = TestClient(self.app, raise_server_exceptions=False)
         self.secret = self.key()
 

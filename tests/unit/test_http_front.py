@@ -49,6 +49,14 @@ def desk(sqlite_url: str, tmp_path: Path) -> Iterator[FrontDesk]:
         yield desk
 
 
+@pytest.fixture(scope="module")
+def idle(fast_folder: Path) -> Iterator[FrontDesk]:
+    """For requests that leave nothing behind but keys."""
+    url = f"sqlite:///{fast_folder}/idle-front.db"
+    with front_desk(url, fast_folder / "idle-front", http_body_bytes=4096, http_upload_bytes=8192) as desk:
+        yield desk
+
+
 def counted(desk: FrontDesk, ask: Callable[[], Any]) -> tuple[Any, int]:
     """(the response, how many statements it took)."""
     statements: list[str] = []
@@ -68,10 +76,10 @@ def error_of(response: Any) -> Any:
     return response.json()["error"]
 
 
-def test_every_route_of_the_document_is_in_the_matrix(desk: FrontDesk):
+def test_every_route_of_the_document_is_in_the_matrix(idle: FrontDesk):
     paths = {
         (method.upper(), re.sub(r"\{\w+\}", "{}", path))
-        for path, operations in desk.app.openapi()["paths"].items()
+        for path, operations in idle.app.openapi()["paths"].items()
         for method in operations
         if path.startswith("/v1")
     }
@@ -79,24 +87,24 @@ def test_every_route_of_the_document_is_in_the_matrix(desk: FrontDesk):
 
 
 @pytest.mark.parametrize(("method", "path", "scopes"), ROUTES, ids=IDS)
-def test_who_has_no_right_is_refused_in_one_way(desk: FrontDesk, method: str, path: str, scopes: tuple[Scope, ...]):
+def test_who_has_no_right_is_refused_in_one_way(idle: FrontDesk, method: str, path: str, scopes: tuple[Scope, ...]):
     path = path.format(video="video_x", image="image_x", model="house-video")
-    key, revoked = desk.ledger.create_key(KeySpec(tenant="studio", name="test"))
-    desk.ledger.revoke_key(key.id)
+    key, revoked = idle.ledger.create_key(KeySpec(tenant="studio", name="test"))
+    idle.ledger.revoke_key(key.id)
     none, unknown, gone = (
-        counted(desk, lambda secret=secret: desk.ask(method, path, key=secret, json={}))  # type: ignore[misc]
+        counted(idle, lambda secret=secret: idle.ask(method, path, key=secret, json={}))  # type: ignore[misc]
         for secret in ("", "farm_" + "x" * 43, revoked)
     )
     assert none[1] == unknown[1] == gone[1] == 1
     assert {response.status_code for response, _ in (none, unknown, gone)} == {401}
     assert len({response.content for response, _ in (none, unknown, gone)}) == 1
     others = [scope for scope in Scope if scope not in (*scopes, Scope.ADMIN)]
-    wrong = desk.ask(method, path, key=desk.key(*others), json={})
+    wrong = idle.ask(method, path, key=idle.key(*others), json={})
     assert wrong.status_code == 403
     if method != "HEAD":
         assert (error_of(none[0])["code"], error_of(wrong)["code"]) == ("invalid_api_key", "insufficient_scope")
     for scope in (*scopes, Scope.ADMIN):
-        assert desk.ask(method, path, key=desk.key(scope), json={}).status_code not in (401, 403)
+        assert idle.ask(method, path, key=idle.key(scope), json={}).status_code not in (401, 403)
 
 
 @pytest.mark.parametrize(("method", "path"), OF_OBJECTS, ids=[f"{m} {p}" for m, p in OF_OBJECTS])
@@ -205,15 +213,15 @@ def test_work_beyond_what_a_key_may_have_in_flight_is_refused_by_what_the_queue_
         *("deep-name", "two-ways", "no-boundary", "no-form", "large", "large-form", "length", "negative", "long-name"),
     ],
 )
-def test_a_hostile_body_gets_a_typed_answer(desk: FrontDesk, body: bytes, headers: dict[str, str], status: int):
-    response = desk.ask("POST", "/v1/videos", content=body, headers={"Content-Type": "application/json", **headers})
+def test_a_hostile_body_gets_a_typed_answer(idle: FrontDesk, body: bytes, headers: dict[str, str], status: int):
+    response = idle.ask("POST", "/v1/videos", content=body, headers={"Content-Type": "application/json", **headers})
     assert response.status_code == status
     assert error_of(response)["message"]
     assert response.headers["x-request-id"].startswith("req_")
-    assert desk.ledger.jobs() == []
+    assert idle.ledger.jobs() == []
 
 
-def test_a_body_that_says_nothing_of_its_length_is_cut_off(desk: FrontDesk):
+def test_a_body_that_says_nothing_of_its_length_is_cut_off(idle: FrontDesk):
     read: list[int] = []
 
     def endless() -> Iterator[bytes]:
@@ -221,7 +229,7 @@ def test_a_body_that_says_nothing_of_its_length_is_cut_off(desk: FrontDesk):
             read.append(n)
             yield b"x" * 1000
 
-    response = desk.ask("POST", "/v1/videos", content=endless(), headers={"Content-Type": "application/json"})
+    response = idle.ask("POST", "/v1/videos", content=endless(), headers={"Content-Type": "application/json"})
     assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
 
 
@@ -359,26 +367,26 @@ def test_a_process_is_alive_and_ready_once_a_dispatcher_was_seen(desk: FrontDesk
     assert desk.ask("GET", "/readyz", key="").json() == {"status": "ready", "dispatcher_term": term}
 
 
-def test_what_is_not_there_or_not_so_is_said_in_the_envelope(desk: FrontDesk):
-    missing, method = desk.ask("GET", "/v1/nothing"), desk.ask("PUT", "/v1/videos")
+def test_what_is_not_there_or_not_so_is_said_in_the_envelope(idle: FrontDesk):
+    missing, method = idle.ask("GET", "/v1/nothing"), idle.ask("PUT", "/v1/videos")
     assert (missing.status_code, error_of(missing)["code"]) == (404, "unknown_url")
     assert (method.status_code, error_of(method)["code"]) == (405, "method_not_allowed")
 
 
-def test_models_are_the_catalog_with_what_can_be_used_here(desk: FrontDesk):
-    client = desk.openai()
+def test_models_are_the_catalog_with_what_can_be_used_here(idle: FrontDesk):
+    client = idle.openai()
     ready = {model.id: model.reelfarm["ready"] for model in client.models.list()}  # type: ignore[attr-defined]
     assert (ready["house-video"], ready["ltx-video"]) == (True, False)
     house = client.models.retrieve("house-video")
     assert house.reelfarm["sizes"] == ["512x512"]  # type: ignore[attr-defined]
     assert "red" in str(house.reelfarm["vocabulary"])  # type: ignore[attr-defined]
-    assert str(desk.settings.home) not in desk.ask("GET", "/v1/models").text
+    assert str(idle.settings.home) not in idle.ask("GET", "/v1/models").text
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("no/such-model")
 
 
-def test_the_document_says_openapi_3_1_and_only_statuses_that_have_our_envelope(desk: FrontDesk):
-    document = desk.app.openapi()
+def test_the_document_says_openapi_3_1_and_only_statuses_that_have_our_envelope(idle: FrontDesk):
+    document = idle.app.openapi()
     assert document["openapi"].startswith("3.1")
     text = json.dumps(document)
     assert "HTTPValidationError" not in text

@@ -38,6 +38,13 @@ def desk(sqlite_url: str, tmp_path: Path) -> Iterator[FrontDesk]:
 
 
 @pytest.fixture(scope="module")
+def idle(fast_folder: Path) -> Iterator[FrontDesk]:
+    """For requests that leave nothing behind."""
+    with front_desk(f"sqlite:///{fast_folder}/idle-videos.db", fast_folder / "idle-videos") as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
 def done(working: Working) -> Any:
     """A video that the client has created and polled to its end."""
     return working.desk.openai().videos.create_and_poll(prompt=BOAT, seconds="2", poll_interval_ms=20)
@@ -230,22 +237,22 @@ def test_members_in_brackets_are_read(desk: FrontDesk):
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
-def test_a_wrong_field_is_named_and_nothing_is_taken_on(desk: FrontDesk, fields: Any, param: str, said: str):
-    response = desk.ask("POST", "/v1/videos", json=fields)
+def test_a_wrong_field_is_named_and_nothing_is_taken_on(idle: FrontDesk, fields: Any, param: str, said: str):
+    response = idle.ask("POST", "/v1/videos", json=fields)
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (422, param)
     assert said in error["message"]
-    assert desk.ledger.jobs() == []
+    assert idle.ledger.jobs() == []
 
 
-def test_a_first_frame_in_a_form_is_refused(desk: FrontDesk):
+def test_a_first_frame_in_a_form_is_refused(idle: FrontDesk):
     with pytest.raises(openai.UnprocessableEntityError) as refused:
-        desk.openai().videos.create(prompt=BOAT, input_reference=b"\x89PNG...")
+        idle.openai().videos.create(prompt=BOAT, input_reference=b"\x89PNG...")
     assert (refused.value.code, refused.value.param) == ("unsupported_input", "input_reference")
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=video_none"])
-def test_a_wrong_page_is_refused_with_its_parameter(desk: FrontDesk, query: str):
-    response = desk.ask("GET", f"/v1/videos?{query}")
+def test_a_wrong_page_is_refused_with_its_parameter(idle: FrontDesk, query: str):
+    response = idle.ask("GET", f"/v1/videos?{query}")
     assert response.status_code == (404 if "after" in query else 422)
     assert response.json()["error"]["param"] == query.partition("=")[0]
