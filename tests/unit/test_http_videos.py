@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cluster import media
+from cluster.assets import blob_key
 from cluster.errors import InvalidSpec
 from tests.front_desk import BOAT, FrontDesk, Working, front_desk
 from tests.picture_engine import PictureEngine
@@ -165,10 +166,18 @@ def test_a_video_that_cannot_be_drawn_says_why(working: Working):
 def test_bytes_that_the_store_has_lost_are_gone_and_nothing_else(working: Working):
     video = working.desk.openai().videos.create_and_poll(prompt=BOAT, extra_body={"seed": 99}, poll_interval_ms=20)
     [task] = working.farm.ledger.tasks(video.id.replace("video_", "job_"))
-    working.farm.store.delete(next(file["key"] for file in task["files"] if file["name"] == "clip.mp4"))
-    for variant in ("video", "spritesheet"):
-        gone = working.desk.ask("GET", f"/v1/videos/{video.id}/content?variant={variant}")
-        assert (gone.status_code, gone.json()["error"]["code"]) == (410, "expired")
+
+    def ask(variant: str) -> Any:
+        return working.desk.ask("GET", f"/v1/videos/{video.id}/content?variant={variant}")
+
+    sheet = ask("spritesheet")
+    clip = next(file for file in task["files"] if file["name"] == "clip.mp4")
+    working.farm.store.delete(clip["key"])
+    assert ask("video").json()["error"]["code"] == "expired"
+    assert ask("spritesheet").content == sheet.content
+    sha256 = hashlib.sha256(sheet.content).hexdigest()
+    working.farm.store.delete(blob_key("studio", sha256))
+    assert [ask(variant).status_code for variant in ("video", "spritesheet", "thumbnail")] == [410, 410, 200]
 
 
 def test_the_client_pages_through_a_list_and_deletes(desk: FrontDesk):
