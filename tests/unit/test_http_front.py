@@ -7,18 +7,21 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from sqlalchemy import event
+from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from cluster.errors import FarmError, LedgerUnavailable
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
+from cluster.ledger.ledger import Ledger
 from serve import envelope
 from tests.front_desk import BOAT, FrontDesk, front_desk
 from tests.ledger_desk import task
@@ -299,6 +302,29 @@ def test_an_idempotency_key_names_one_request_for_ever(desk: FrontDesk):
     assert theirs.json()["id"] != first.json()["id"]
     with pytest.raises(openai.BadRequestError):
         desk.openai().videos.create(prompt=BOAT, extra_headers={"Idempotency-Key": "a b"})
+
+
+def test_many_at_once_with_one_idempotency_key_are_one_job_on_any_replica(desk: FrontDesk):
+    """Two applications, each with a ledger of its own on one database, as replicas have."""
+    other = Ledger(desk.ledger.database.url, durable=False)
+    second = FrontDesk(other, desk.store, desk.settings)
+
+    def ask(n: int) -> Any:
+        headers = {"Authorization": f"Bearer {desk.secret}", "Idempotency-Key": "one"}
+        client = TestClient((desk, second)[n % 2].app, raise_server_exceptions=False)
+        return client.post("/v1/videos", json={"prompt": BOAT}, headers=headers)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask, range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    [video_id] = {answer.json()["id"] for answer in answers}
+    assert len(desk.ledger.jobs()) == 1
+    paths = (f"/v1/videos/{video_id}", "/v1/videos")
+    for path in paths:
+        assert desk.ask("GET", path).json() == second.ask("GET", path, key=desk.secret).json()
+    second.ask("POST", f"{paths[0]}/cancel", key=desk.secret)
+    assert desk.ask("GET", paths[0]).json()["status"] == "cancelled"
+    other.close()
 
 
 def test_a_ledger_that_goes_away_after_the_commit_makes_no_error(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):
