@@ -27,7 +27,7 @@ from cluster.errors import FarmError, InvalidSettings, StoreUnavailable, Unavail
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.rates import load_rate_card
-from cluster.runtime import draining_nodes
+from cluster.runtime import NAMESPACE, draining_nodes
 from cluster.settings import Settings
 from cluster.store import DirectoryStore, Store
 
@@ -157,7 +157,7 @@ class RayDesk:
     def _ask(self, method: str, timeout_s: float, *args: Any, **more: Any) -> Any:
         try:
             if self._handle is None:
-                self._handle = ray.get_actor(DISPATCHER)
+                self._handle = ray.get_actor(DISPATCHER, namespace=NAMESPACE)
             return ray.get(getattr(self._handle, method).remote(*args, **more), timeout=timeout_s)
         except FarmError:
             raise
@@ -272,7 +272,12 @@ class Fleets:
         """Starts the dispatcher. Raises what it raises: LedgerUnavailable, DamagedLedger, InvalidSettings, ..."""
         env = {"CUDA_VISIBLE_DEVICES": ""}
         self._dispatcher = _DispatcherActor.options(
-            name=DISPATCHER, num_cpus=0, max_restarts=-1, max_concurrency=1000, runtime_env={"env_vars": env}
+            name=DISPATCHER,
+            namespace=NAMESPACE,
+            num_cpus=0,
+            max_restarts=-1,
+            max_concurrency=1000,
+            runtime_env={"env_vars": env},
         ).remote(self._settings)
         ray.get(self._dispatcher.ready.remote(), timeout=self._settings.ready_timeout_s)
         self._watcher.start()
@@ -312,7 +317,7 @@ class Fleets:
 
     def _spawn(self, fleet: Fleet) -> None:
         worker_id = f"{fleet.name}/{ULID()}".lower()
-        actor = _WorkerActor.options(name=worker_id, **ray_options(fleet)).remote(
+        actor = _WorkerActor.options(name=worker_id, namespace=NAMESPACE, **ray_options(fleet)).remote(
             fleet, worker_id, SystemClock().now_us(), self._settings
         )
         self._spawned.append(_Spawned(fleet, worker_id, actor, actor.run.remote(), time.monotonic()))

@@ -223,7 +223,7 @@ class Storm:
         import ray
 
         with contextlib.suppress(ValueError):  # it is just coming back from the kill before
-            ray.kill(ray.get_actor("dispatcher"), no_restart=False)
+            ray.kill(ray.get_actor("dispatcher", namespace="reelfarm"), no_restart=False)
 
     def _crash_database(self, seconds: float) -> None:
         self.database.crash()

@@ -82,7 +82,7 @@ def test_the_golden_job_survives_on_ray(ray_is_up: None, tmp_path: Path, plan: t
         assert faults.struck(settings.faults_dir) == len(plan)
     finally:
         fleets.stop()
-        ray.kill(ray.get_actor(DISPATCHER), no_restart=True)
+        ray.kill(ray.get_actor(DISPATCHER, namespace="reelfarm"), no_restart=True)
         ledger.close()
 
 

@@ -98,7 +98,7 @@ def test_a_killed_dispatcher_comes_back_and_the_job_goes_on(farm: Farm) -> None:
     import ray
 
     job_id = submit(farm, *(task(f"d{n}", nap_s=0.2) for n in range(10)))
-    ray.kill(ray.get_actor("dispatcher"), no_restart=False)
+    ray.kill(ray.get_actor("dispatcher", namespace="reelfarm"), no_restart=False)
     assert finish(farm, job_id) is JobState.SUCCEEDED
     assert len([e for e in farm.ledger.events(job_id) if e.kind == "task.commit"]) == 10
 
