@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import InvalidSettings
@@ -39,6 +41,10 @@ class Settings(BaseSettings):
     http_read_s: float = Field(30.0, gt=0, description="how long a client may take to send a body")
     image_wait_s: float = Field(120.0, gt=0, description="how long a call for images waits before it is to be repeated")
 
+    url: str = Field("", description="of a farm that is elsewhere: commands ask it, and not the ledger of FARM_HOME")
+    api_key: SecretStr | None = Field(None, description="what opens it; never printed, logged or passed as an argument")
+    api_key_file: Path | None = Field(None, description="a file with that key, for where an environment can be read")
+
     faults: str = Field("", description="a plan of faults for tests (cluster/faults.py); empty: nothing is broken")
 
     @model_validator(mode="after")
@@ -51,6 +57,33 @@ class Settings(BaseSettings):
                 remedy=f"set it below {self.lease_s / 2:g}, or {PREFIX}LEASE_S above {2 * self.heartbeat_s:g}",
             )
         return self
+
+    @field_validator("url")
+    @classmethod
+    def _is_of_http(cls, value: str) -> str:
+        """Without a slash at the end, and without the /v1 that clients of OpenAI want in theirs."""
+        if not value:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("should be like https://farm.example.org")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError(f"should hold no password; the key is {PREFIX}API_KEY")
+        return value.rstrip("/").removesuffix("/v1").rstrip("/")
+
+    def secret(self) -> str:
+        """The key for `url`: the one that is set, else what stands in the file. Raises InvalidSettings."""
+        if self.api_key is not None:
+            name, text = f"{PREFIX}API_KEY", self.api_key.get_secret_value()
+        elif self.api_key_file is not None:
+            name, text = f"{PREFIX}API_KEY_FILE", _read(self.api_key_file)
+        else:
+            raise InvalidSettings(
+                f"a farm at {self.url} wants a key", field=f"{PREFIX}API_KEY", remedy="`farm keys add` there makes one"
+            )
+        if not re.fullmatch(r"[\x21-\x7e]+", text.strip()):
+            raise InvalidSettings(f"{name} holds no key", field=name, remedy="`farm keys add` prints one")
+        return text.strip()
 
     @property
     def ledger(self) -> str:
@@ -66,6 +99,16 @@ class Settings(BaseSettings):
         return self.home / "faults"
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        name = f"{PREFIX}API_KEY_FILE"
+        raise InvalidSettings(
+            f"{name}: {path} cannot be read: {error.strerror}", field=name, remedy="name a file with a key of the farm"
+        ) from error
+
+
 def load() -> Settings:
     """Reads the environment. Raises InvalidSettings for a bad value, and for a FARM_* name that is none of ours."""
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
@@ -79,4 +122,4 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = f"{PREFIX}{'.'.join(str(p) for p in first['loc'])}".upper()
-        raise InvalidSettings(f"{name}: {first['msg']}", field=name) from error
+        raise InvalidSettings(f"{name}: {first['msg'].removeprefix('Value error, ')}", field=name) from error

@@ -84,3 +84,50 @@ def test_every_duration_says_its_unit() -> None:
     durations = [n for n, f in Settings.model_fields.items() if f.annotation is float]
     assert durations
     assert all(n.endswith(("_s", "_px", "_bytes", "_usd")) for n in durations)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", ""),
+        ("https://farm.example.org/", "https://farm.example.org"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000"),
+    ],
+)
+def test_the_address_of_a_farm_is_taken_as_clients_write_it(
+    monkeypatch: pytest.MonkeyPatch, given: str, kept: str
+) -> None:
+    monkeypatch.setenv("FARM_URL", given)
+    assert load().url == kept
+
+
+@pytest.mark.parametrize(
+    "url", ["farm:8000", "ftp://farm", "http://", "http://me:secret@farm", "http://farm?key=secret"]
+)
+def test_what_is_no_address_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("FARM_URL", url)
+    with pytest.raises(InvalidSettings) as refused:
+        load()
+    assert refused.value.field == "FARM_URL"
+    assert "secret" not in refused.value.line()
+
+
+def test_a_key_comes_from_the_environment_or_a_file_and_is_never_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSettings, match="wants a key"):
+        load().secret()
+    file = tmp_path / "key"
+    monkeypatch.setenv("FARM_API_KEY_FILE", str(file))
+    with pytest.raises(InvalidSettings, match="cannot be read") as refused:
+        load().secret()
+    assert refused.value.field == "FARM_API_KEY_FILE"
+    file.write_text("two words\n")
+    with pytest.raises(InvalidSettings, match="FARM_API_KEY_FILE holds no key"):
+        load().secret()
+    file.write_text("farm_of_the_file\n")
+    assert load().secret() == "farm_of_the_file"
+    monkeypatch.setenv("FARM_API_KEY", "farm_of_the_environment")
+    settings = load()
+    assert settings.secret() == "farm_of_the_environment"
+    assert "farm_of" not in f"{settings!r} {settings.model_dump()}"
