@@ -28,6 +28,7 @@ from cluster.errors import (
     Unavailable,
     UserMistake,
 )
+from cluster.graph import TaskSpec
 from cluster.ledger import outcomes
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.outcomes import Outcome
@@ -64,27 +65,7 @@ async def generate(request: Request, caller: Generator, after: BackgroundTasks) 
     service = service_of(request)
     ends_s = time.monotonic() + service.settings.image_wait_s
     asked = schemas.checked(schemas.ImageRequest, await bodies.fields(request, wait_s=service.settings.http_read_s))
-    model = await ready_model(service, asked.model)
-    if model.limits is None:
-        raise InvalidSpec(f"{model.id} draws nothing", field="model", remedy="GET /v1/models says which do")
-    size = None if asked.size == "auto" else asked.size
-    brief = image.Brief(
-        prompt=asked.prompt,
-        seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed,
-        quality=Quality(QUALITIES.get(asked.quality, asked.quality)),
-        model=asked.model,
-        size=schemas.sides(size) or model.limits.sizes[0],
-        count=asked.n,
-    )
-    graph = await off_the_loop(lambda: image.plan(brief, service.catalog))
-    job = JobSpec(
-        recipe=RECIPE,
-        version=image.VERSION,
-        title=" ".join(asked.prompt.split())[:200],
-        spec=brief.to_json(),
-        tier=asked.tier,
-        request={"user": asked.user} if asked.user else {},
-    )
+    job, graph = await planned(service, asked)
     question = submission.asked(request, caller, service, asked.model_dump(exclude_none=True))
     outcome, created = await submission.submit(service, caller, question, job, graph)
     if created:
@@ -119,6 +100,32 @@ async def content(
     if file is None:
         raise NotFound(f"{image_id} has no still {index}", field="index")
     return await download(service, request, file, name=f"{named(outcome.job.id, 'image')}-{index}.png")
+
+
+async def planned(service: Service, asked: schemas.ImageRequest) -> tuple[JobSpec, list[TaskSpec]]:
+    """What a request comes to, before it is anybody's job. Raises UserMistake."""
+    model = await ready_model(service, asked.model)
+    if model.limits is None:
+        raise InvalidSpec(f"{model.id} draws nothing", field="model", remedy="GET /v1/models says which do")
+    size = None if asked.size == "auto" else asked.size
+    brief = image.Brief(
+        prompt=asked.prompt,
+        seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed,
+        quality=Quality(QUALITIES.get(asked.quality, asked.quality)),
+        model=asked.model,
+        size=schemas.sides(size) or model.limits.sizes[0],
+        count=asked.n,
+    )
+    graph = await off_the_loop(lambda: image.plan(brief, service.catalog))
+    job = JobSpec(
+        recipe=RECIPE,
+        version=image.VERSION,
+        title=" ".join(asked.prompt.split())[:200],
+        spec=brief.to_json(),
+        tier=asked.tier,
+        request={"user": asked.user} if asked.user else {},
+    )
+    return job, graph
 
 
 async def _seen(service: Service, caller: Caller, job_id: str) -> Outcome:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from actors.contract import Quality
 from cluster.errors import InvalidSpec, NotFound, NotReady
+from cluster.graph import TaskSpec
 from cluster.ledger import outcomes
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.outcomes import Outcome
@@ -49,8 +50,7 @@ async def create(request: Request, caller: Generator, after: BackgroundTasks) ->
     """Takes a video on and answers at once. The job is durable before the answer."""
     service = service_of(request)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
-    asked = schemas.checked(schemas.VideoRequest, fields)
-    schemas.no_files(fields, asked.model)
+    asked = request_of(fields)
     more = {"metadata": asked.metadata} if asked.metadata else {}
     return await _submitted(service, request, caller, after, asked, more)
 
@@ -168,6 +168,13 @@ async def content(
     return await download(service, request, file, name=f"{named(outcome.job.id, 'video')}.{ending}")
 
 
+def request_of(fields: dict[str, Any]) -> schemas.VideoRequest:
+    """Raises InvalidInput, Unsupported."""
+    asked = schemas.checked(schemas.VideoRequest, fields)
+    schemas.no_files(fields, asked.model)
+    return asked
+
+
 async def _submitted(
     service: Service,
     request: Request,
@@ -176,6 +183,18 @@ async def _submitted(
     asked: schemas.VideoRequest,
     more: dict[str, Any],
 ) -> Video:
+    job, graph = await planned(service, asked, more)
+    question = submission.asked(request, caller, service, asked.model_dump(exclude_none=True) | more)
+    outcome, created = await submission.submit(service, caller, question, job, graph)
+    if created:
+        after.add_task(service.poke)
+    return await _answered(request, outcome)
+
+
+async def planned(
+    service: Service, asked: schemas.VideoRequest, more: dict[str, Any]
+) -> tuple[JobSpec, list[TaskSpec]]:
+    """What a request comes to, before it is anybody's job. Raises UserMistake."""
     model = await ready_model(service, asked.model)
     if model.limits is None:
         raise InvalidSpec(f"{model.id} draws nothing", field="model", remedy="GET /v1/models says which do")
@@ -196,11 +215,7 @@ async def _submitted(
         tier=asked.tier,
         request=more,
     )
-    question = submission.asked(request, caller, service, asked.model_dump(exclude_none=True) | more)
-    outcome, created = await submission.submit(service, caller, question, job, graph)
-    if created:
-        after.add_task(service.poke)
-    return await _answered(request, outcome)
+    return job, graph
 
 
 async def _found(service: Service, caller: Caller, video_id: str) -> Outcome:
