@@ -15,7 +15,7 @@ from cluster.errors import InvalidGraph, InvalidInput
 
 MAX_TASKS = 20_000
 ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
-LONGEST = {"key": 128, "step": 64, "role": 32, "entry": 255, "model": 128}
+LONGEST = {"key": 128, "step": 64, "role": 32, "entry": 255, "model": 128, "gate": 64}
 """Characters of the names of a task: what every database holds."""
 
 
@@ -39,11 +39,12 @@ class TaskSpec:
     weight: float = 1.0  # share of the job's progress, in predicted seconds
     expands: bool = False  # its report may carry children
     cacheable: bool = True  # the same question has the same answer, so a committed one is taken
+    gate: str | None = None  # its answer waits for a person; of the tasks of a job with one gate, one approved will do
 
     def __post_init__(self) -> None:
         for name, longest in LONGEST.items():
             value = getattr(self, name)
-            if name == "model" and value is None:
+            if name in ("model", "gate") and value is None:
                 continue
             flaw = flaw_of_text(value, longest) if value else "is empty"
             if flaw:
@@ -70,6 +71,7 @@ class TaskSpec:
             "weight": self.weight,
             "expands": self.expands,
             "cacheable": self.cacheable,
+            "gate": self.gate,
         }
 
     @classmethod

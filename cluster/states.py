@@ -34,7 +34,9 @@ class Move(StrEnum):
     COMMIT = "commit"
     CACHE_HIT = "cache_hit"
     GATE = "gate"
+    CACHE_GATE = "cache_gate"
     APPROVE = "approve"
+    WAIVE = "waive"
     REJECT = "reject"
     RETRY_LATER = "retry_later"
     BACKOFF_OVER = "backoff_over"
@@ -93,8 +95,13 @@ MOVES: dict[tuple[State, Move], State] = {
     (S.DEAD, M.COMMIT): S.SUCCEEDED,
     (S.READY, M.GATE): S.IN_REVIEW,
     (S.DEAD, M.GATE): S.IN_REVIEW,
+    # An answer that was there already, and that nobody has approved yet.
+    (S.READY, M.CACHE_GATE): S.IN_REVIEW,
+    (S.BACKOFF, M.CACHE_GATE): S.IN_REVIEW,
     (S.IN_REVIEW, M.APPROVE): S.SUCCEEDED,
-    (S.IN_REVIEW, M.REJECT): S.DEAD,
+    (S.IN_REVIEW, M.WAIVE): S.SUCCEEDED,
+    (S.IN_REVIEW, M.REJECT): S.READY,
+    (S.IN_REVIEW, M.DIE): S.DEAD,
     (S.SUSPENDED, M.RELEASE): S.READY,
     (S.SUSPENDED, M.RELEASE_PENDING): S.PENDING,
     (S.SUCCEEDED, M.INPUTS_CHANGED): S.STALE,
@@ -112,7 +119,7 @@ MOVES: dict[tuple[State, Move], State] = {
 }
 
 REOPENING = frozenset({M.REOPEN, M.REOPEN_PENDING})
-"""Moves that start a new generation of a task."""
+"""Moves that start a new generation of a task, with fresh budgets. REJECT starts one too, and spends QUALITY's."""
 OF_PEOPLE = frozenset({M.HOLD, M.RELEASE, M.CANCEL, M.EAT, M.REOPEN, M.APPROVE, M.REJECT})
 """Moves that a person may ask for; all others follow from them, or from what a worker or a dispatcher saw."""
 

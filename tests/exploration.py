@@ -16,8 +16,9 @@ from tests.model import OPEN, Attempt, Model, Refused, Shape, Task, World, broke
 TWO_JOBS = Shape(needs=((), (0,), ()), job=(0, 0, 1), parent=(None, None, None))
 ONE_JOB = Shape(needs=((), (0,)), job=(0, 0), parent=(None, None))
 EXPANDING = Shape(needs=((), (), (1,)), job=(0, 0, 0), parent=(None, 0, 0))
+GATED = Shape(needs=((), (), (0,)), job=(0, 0, 0), parent=(None, None, None), gates=(0, 0, None))
 WORKERS = 2
-SMALL = {"infra": 2, "bug": 2}
+SMALL = {"infra": 2, "bug": 2, "quality": 2}
 """Budgets of failures, so that a task dies within three epochs."""
 
 
@@ -43,7 +44,7 @@ def steps(m: Model, w: World, *, epochs: int, verbs: int, crashes: int) -> Itera
             if attempt.state == "running":
                 yield m.lose(w, t, epoch)[0]
         if w.verbs < verbs and task.epoch < epochs and task.generation < 1:
-            for verb in (m.hold, m.release, m.cancel, m.eat, m.reopen):
+            for verb in (m.hold, m.release, m.cancel, m.eat, m.reopen, m.approve, m.reject):
                 try:
                     yield verb(w, t)
                 except Refused:

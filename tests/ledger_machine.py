@@ -1,8 +1,9 @@
 """The real ledger driven against the model: every step is made in both, then answers, states and rows must agree.
 
-One job of two tasks in a chain, one with a task that expands into a shot and a film of it, one of a single task. The
-steps are those of a farm in trouble: replies are lost, reports come late, twice and out of order, leases expire under
-attempts that had uploaded, people hold, cancel, requeue and eat in the middle, and a second dispatcher takes over.
+One job of two tasks in a chain, one with a task that expands into a shot behind a gate and a film of it, one of two
+takes of which one has to be approved. The steps are those of a farm in trouble: replies are lost, reports come late,
+twice and out of order, leases expire under attempts that had uploaded, people hold, cancel, requeue, eat, approve and
+reject in the middle, and a second dispatcher takes over.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from cluster.states import Move, State
 from tests.ledger_desk import HOUR, Leased, LedgerDesk, task
 from tests.model import ENDED, OPEN, Model, Refused, Shape, World
 
-KEYS = ("a", "b", "script", "shot", "film", "one")
+KEYS = ("a", "b", "script", "shot", "film", "one", "other")
 SHAPE = Shape(
-    needs=((), (0,), (), (), (3, 2), ()),
-    job=(0, 0, 1, 1, 1, 2),
-    parent=(None, None, None, 2, 2, None),
+    needs=((), (0,), (), (), (3, 2), (), ()),
+    job=(0, 0, 1, 1, 1, 2, 2),
+    parent=(None, None, None, 2, 2, None, None),
+    gates=(None, None, None, 0, None, 1, 1),
 )
-CHILDREN = (task("shot"), task("film", "shot", "script"))
+CHILDREN = (task("shot", gate="shot"), task("film", "shot", "script"))
 TASKS = st.integers(0, len(KEYS) - 1)
 FAILURES = st.sampled_from([FailureClass.INFRA, FailureClass.BUG, FailureClass.INPUT])
 VERBS: dict[Move, str] = {
@@ -35,6 +37,8 @@ VERBS: dict[Move, str] = {
     Move.CANCEL: "cancel",
     Move.EAT: "eat",
     Move.REOPEN: "reopen",
+    Move.APPROVE: "approve",
+    Move.REJECT: "reject",
 }
 
 
@@ -51,7 +55,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.jobs = [
             self.desk.submit(task("a"), task("b", "a")),
             self.desk.submit(task("script", expands=True)),
-            self.desk.submit(task("one")),
+            self.desk.submit(task("one", gate="one"), task("other", gate="one")),
         ]
         self.leased: dict[tuple[int, int], Leased] = {}
         self.requests: dict[tuple[int, int], str] = {}

@@ -16,24 +16,25 @@ from typing import NamedTuple
 
 DONE = ("succeeded", "eaten")
 ENDED = ("succeeded", "eaten", "stale", "canceled", "dead")
-OPEN = ("pending", "ready", "running", "backoff", "suspended")
-BUDGET = {"infra": 20, "bug": 3, "input": 1}
+OPEN = ("pending", "ready", "running", "backoff", "suspended", "in_review")
+BUDGET = {"infra": 20, "bug": 3, "input": 1, "quality": 3}
 
 ALLOWED = {
     "pending": {"ready", "suspended", "canceled", "eaten"},
-    "ready": {"pending", "running", "succeeded", "suspended", "canceled", "eaten"},
-    "running": {"pending", "succeeded", "backoff", "ready", "dead", "suspended", "canceled"},
-    "backoff": {"pending", "ready", "succeeded", "suspended", "canceled", "eaten"},
+    "ready": {"pending", "running", "succeeded", "in_review", "suspended", "canceled", "eaten"},
+    "running": {"pending", "succeeded", "in_review", "backoff", "ready", "dead", "suspended", "canceled"},
+    "backoff": {"pending", "ready", "succeeded", "in_review", "suspended", "canceled", "eaten"},
+    "in_review": {"succeeded", "ready", "dead", "stale", "canceled"},
     "suspended": {"ready", "pending", "canceled", "eaten"},
     "succeeded": {"stale", "ready", "pending"},
     "eaten": {"stale", "ready", "pending"},
     "stale": {"canceled", "ready", "pending"},
-    "dead": {"succeeded", "eaten", "canceled", "ready", "pending"},
+    "dead": {"succeeded", "in_review", "eaten", "canceled", "ready", "pending"},
     "canceled": {"ready", "pending"},
     "absent": {"pending", "ready"},
 }
-"""Which state may follow which: READY and BACKOFF to SUCCEEDED when the answer is found. `absent` is a child that its
-parent has not expanded yet."""
+"""Which state may follow which: READY and BACKOFF to SUCCEEDED or IN_REVIEW when the answer is found. `absent` is
+a child that its parent has not expanded yet."""
 
 
 class Attempt(NamedTuple):
@@ -52,6 +53,7 @@ class Task(NamedTuple):
     attempts: tuple[Attempt | None, ...] = ()  # by epoch; None where the epoch grew without a lease
     failures: tuple[tuple[str, int], ...] = ()
     answer: int | None = None  # epoch of the attempt whose receipt stands
+    gate: int | None = None  # its answer waits for a person; None too once another task of its gate is approved
 
 
 class World(NamedTuple):
@@ -68,11 +70,16 @@ class Shape:
     needs: tuple[tuple[int, ...], ...]
     job: tuple[int, ...]
     parent: tuple[int | None, ...]
+    gates: tuple[int | None, ...] = ()
+
+    def gate(self, task: int) -> int | None:
+        return self.gates[task] if self.gates else None
 
     def first(self) -> World:
         tasks = []
-        for needs, parent in zip(self.needs, self.parent, strict=True):
-            tasks.append(Task("absent" if parent is not None else "pending" if needs else "ready"))
+        for t, (needs, parent) in enumerate(zip(self.needs, self.parent, strict=True)):
+            here = Task("pending" if needs else "ready", gate=self.gate(t))
+            tasks.append(Task("absent") if parent is not None else here)
         return World(tuple(tasks))
 
     def dependants(self, task: int) -> Iterator[int]:
@@ -119,8 +126,8 @@ class Model:
         w = with_attempt(w, t, epoch, committed=True, state="succeeded" if live else "lost")
         for child, parent in enumerate(self.shape.parent):
             if parent == t:
-                w = _with(w, child, Task(self._waiting(w, child)))
-        return self.moved(w, t, "succeeded", answer=epoch), "accepted"
+                w = _with(w, child, Task(self._waiting(w, child), gate=self.shape.gate(child)))
+        return self.moved(w, t, "succeeded" if task.gate is None else "in_review", answer=epoch), "accepted"
 
     def fail(self, w: World, t: int, epoch: int, failure: str) -> tuple[World, str]:
         return self._ends(w, t, epoch, "failed", failure, again="backoff")
@@ -162,6 +169,20 @@ class Model:
             raise Refused
         return self._verb(_with(w, t, fresh), t, ENDED, self._waiting(w, t))
 
+    def approve(self, w: World, t: int) -> World:
+        return self._verb(w, t, ("in_review",), "succeeded")
+
+    def reject(self, w: World, t: int) -> World:
+        """Another take, until the budget of such failures is spent."""
+        task = w.tasks[t]
+        if task.state != "in_review":
+            raise Refused
+        w, dead = self._failed(w, t, "quality")
+        if dead:
+            return self._verb(w, t, ("in_review",), "dead")
+        fresh = w.tasks[t]._replace(generation=task.generation + 1, answer=None)
+        return self._verb(_with(w, t, fresh), t, ("in_review",), "ready")
+
     def cancel_job(self, w: World, job: int) -> tuple[World, int]:
         count = 0
         for t, task in enumerate(w.tasks):
@@ -185,12 +206,16 @@ class Model:
             return w, "duplicate" if attempt.state == how else "superseded"
         w = with_attempt(w, t, epoch, state=how)
         if failure is not None:
-            counts = dict(task.failures)
-            counts[failure] = counts.get(failure, 0) + 1
-            w = _with(w, t, w.tasks[t]._replace(failures=tuple(sorted(counts.items()))))
-            if counts[failure] >= self.budget[failure]:
-                again = "dead"
+            w, dead = self._failed(w, t, failure)
+            again = "dead" if dead else again
         return self.moved(w, t, again), "accepted"
+
+    def _failed(self, w: World, t: int, failure: str) -> tuple[World, bool]:
+        """Counted; whether it was one too many."""
+        counts = dict(w.tasks[t].failures)
+        counts[failure] = counts.get(failure, 0) + 1
+        counted = w.tasks[t]._replace(failures=tuple(sorted(counts.items())))
+        return _with(w, t, counted), counts[failure] >= self.budget[failure]
 
     def moved(self, w: World, t: int, new: str, *, answer: int | None = None) -> World:
         task = w.tasks[t]
@@ -204,10 +229,21 @@ class Model:
                 if child.state == "running":
                     w = with_attempt(w, d, child.epoch, state="superseded")
                 w = fenced(w, d)
-                if child.state in DONE:
+                if child.state in (*DONE, "in_review"):
                     w = self.moved(w, d, "stale")
                 elif child.state in ("ready", "backoff", "running"):
                     w = self.moved(w, d, "pending")
+        if new == "succeeded" and task.gate is not None:
+            w = self._open_gate(w, t)
+        return w
+
+    def _open_gate(self, w: World, t: int) -> World:
+        """One of its tasks is approved: the others need nobody's approval any more."""
+        for s, other in enumerate(w.tasks):
+            if s != t and other.gate == w.tasks[t].gate and self.shape.job[s] == self.shape.job[t]:
+                w = _with(w, s, other._replace(gate=None))
+                if other.state == "in_review":
+                    w = self.moved(w, s, "succeeded")
         return w
 
     def _unmet(self, w: World, t: int) -> bool:
@@ -237,16 +273,18 @@ def _flaws(task: Task, inputs: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
     if len(commits) != len(set(commits)):
         broken.append("one committed receipt per task generation")
     met = all(state in DONE for state, _ in inputs)
-    if task.state in ("ready", "backoff", "running", "succeeded") and not met:
+    if task.state in ("ready", "backoff", "running", "succeeded", "in_review") and not met:
         broken.append("no dependant before its inputs")
     if task.state == "pending" and met:
         broken.append("what waits, waits for something")
-    if task.state == "succeeded":
+    if task.state in ("succeeded", "in_review"):
         answer = task.attempts[task.answer - 1] if task.answer else None
         if answer is None or not answer.uploaded:
             broken.append("success has a receipt")
         elif answer.inputs != tuple(generation for _, generation in inputs):
             broken.append("no answer is older than its inputs")
+    if task.state == "in_review" and task.gate is None:
+        broken.append("who waits for a person has a gate")
     if task.state == "absent" and task != Task("absent"):
         broken.append("expansion once")
     return tuple(broken)

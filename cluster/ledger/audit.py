@@ -75,6 +75,7 @@ def violations(
     for event in log.events:
         replay.take(event)
     replay.expansions()
+    replay.gates()
     clock_was_set = any(e.kind == "worker.clock" for e in log.workers)
     if not clock_was_set:
         replay.workers(log.workers, orders_per_worker)

@@ -281,7 +281,8 @@ def _book(connection: Connection, accepted: Sequence[tuple[Row[Any], Row[Any], C
     ending = [(a, {"receipt_key": c.receipt_key, "facts": c.facts}) for _, a, c in accepted if a.state != S.LOST.value]
     attempts.end_all(connection, ending, S.SUCCEEDED, now_us=now_us)
     its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": padded({t.job_id for t, _, _ in accepted})})}
-    kept, moving = list[questions.Committed](), list[tuple[Row[Any], dict[str, Any]]]()
+    kept = list[questions.Committed]()
+    moving: dict[Move, list[tuple[Row[Any], dict[str, Any]]]] = {Move.COMMIT: [], Move.GATE: []}
     for task, attempt, c in accepted:
         adopted = attempt.state == S.LOST.value
         if adopted:
@@ -295,12 +296,15 @@ def _book(connection: Connection, accepted: Sequence[tuple[Row[Any], Row[Any], C
         if c.children:
             with faults.point("ledger.expand"):
                 moves.insert_tasks(connection, task.job_id, c.children, ids=c.child_ids, now_us=now_us, by=c.attempt_id)
-        how = {"adopted": True} if adopted else {"attempt": S.SUCCEEDED.value}
-        data = {"receipt": c.receipt_key, **how, **({"resumed_from": resumed} if resumed else {})}
-        moving.append((task, {"attempt_id": c.attempt_id, "data": data, **committed}))
+        ended = {"adopted": True} if adopted else {"attempt": S.SUCCEEDED.value}
+        data = {"receipt": c.receipt_key, **ended, **({"resumed_from": resumed} if resumed else {})}
+        how = Move.COMMIT if task.gate is None else Move.GATE
+        moving[how].append((task, {"attempt_id": c.attempt_id, "data": data, **committed}))
     questions.keep(connection, kept, now_us=now_us)
     batch = moves.Batch(connection, now_us=now_us)
-    batch.apply_all(Move.COMMIT, moving)
+    for how, some in moving.items():
+        if some:
+            batch.apply_all(how, some)
     batch.close()
     _share(connection, kept, now_us=now_us)
 
@@ -320,7 +324,7 @@ def _share(connection: Connection, kept: Sequence[questions.Committed], *, now_u
     batch = moves.Batch(connection, now_us=now_us)
     for twin in questions.waiting_twins(connection, asked):
         take = questions.answers(connection, twin.tenant, [twin.content_key])[twin.content_key]
-        batch.apply(twin, Move.CACHE_HIT, **moves.from_take(take))
+        batch.apply(twin, moves.hit(twin, take), **moves.from_take(take))
     batch.close()
 
 

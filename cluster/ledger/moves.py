@@ -49,6 +49,10 @@ FENCE = (
     .returning(*tasks.c)
 )
 KEY = update(tasks).where(tasks.c.id == bindparam("task")).values(content_key=bindparam("asked"))
+GATED = select(tasks).where(
+    tasks.c.job_id == bindparam("job"), tasks.c.gate == bindparam("gate"), tasks.c.id != bindparam("but")
+)
+UNGATE = update(tasks).where(tasks.c.id.in_(bindparam("tasks", expanding=True))).values(gate=None)
 TAKE = select(takes).where(takes.c.tenant == bindparam("tenant"), takes.c.content_key == bindparam("key"))
 
 
@@ -139,8 +143,10 @@ class Batch:
             self._done.append(task)
         elif old in DONE and new not in DONE:
             self._queue.append(partial(self._inputs_reopened, task))
-        if old is State.RUNNING and new is not State.SUCCEEDED:
+        if old is State.RUNNING and how not in (Move.COMMIT, Move.GATE):
             self._queue.append(partial(self._free_twins, task))
+        if new is State.SUCCEEDED and task.gate is not None:
+            self._queue.append(partial(self._open_gate, task))
         if new is State.READY:
             self._queue.append(partial(self._ask, task.id))
         return {"old_id": task.id, "old_state": old.value, "old_epoch": task.epoch, **columns}
@@ -191,7 +197,15 @@ class Batch:
             return
         take = self._connection.execute(TAKE, {"tenant": job.tenant, "key": key}).one_or_none()
         if take is not None:
-            self._move(task, Move.CACHE_HIT, **from_take(take))
+            self._move(task, hit(task, take), **from_take(take))
+
+    def _open_gate(self, task: Row[Any]) -> None:
+        """`task` is approved: the others of its gate need nobody's approval any more."""
+        others = self._connection.execute(GATED, {"job": task.job_id, "gate": task.gate, "but": task.id}).all()
+        self._connection.execute(UNGATE, {"tasks": padded(other.id for other in others)})
+        waiting = [other for other in others if other.state == State.IN_REVIEW.value]
+        if waiting:
+            self._move_all(Move.WAIVE, [(other, {"reason": f"{task.key} is approved"}) for other in waiting])
 
     def _free_twins(self, task: Row[Any]) -> None:
         """`task` ran and gave no answer: who waited for it may be leased, which an event of their jobs tells."""
@@ -262,6 +276,7 @@ def insert_tasks(
             "weight": spec.weight,
             "expands": spec.expands,
             "cacheable": spec.cacheable,
+            "gate": spec.gate,
             "state": (State.PENDING if unmet else State.READY).value,
             "epoch": 0,
             "generation": 0,
@@ -286,6 +301,7 @@ def insert_tasks(
             data={
                 **{name: row[name] for name in ("key", "step", "weight", "model")},
                 **({"needs": list(spec.needs)} if spec.needs else {}),
+                **({"gate": spec.gate} if spec.gate else {}),
                 **({"by": by} if by else {}),
             },
         )
@@ -299,7 +315,8 @@ def insert_tasks(
         if row["content_key"] in answers:
             fresh = read(connection, row["id"])
             assert fresh is not None
-            batch.apply(fresh, Move.CACHE_HIT, **from_take(answers[row["content_key"]]))
+            take = answers[row["content_key"]]
+            batch.apply(fresh, hit(fresh, take), **from_take(take))
     batch.close()
     return [row["id"] for row in rows]
 
@@ -317,8 +334,13 @@ def inputs_of_all(connection: Connection, task_ids: Sequence[str]) -> dict[str, 
     return found
 
 
+def hit(task: Row[Any], take: Row[Any]) -> Move:
+    """How a task takes an answer that is there: one that nobody has approved does not pass its gate."""
+    return Move.CACHE_HIT if task.gate is None or take.approved_us is not None else Move.CACHE_GATE
+
+
 def from_take(take: Row[Any]) -> dict[str, Any]:
-    """What a CACHE_HIT writes: the question has been answered, no work, no cost."""
+    """What a hit writes: the question has been answered, no work, no cost."""
     return {
         "attempt_id": take.attempt_id,
         "data": {"from_task": take.task_id},

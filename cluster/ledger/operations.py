@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from cluster.errors import IllegalMove, InvalidInput, NotFound
-from cluster.ledger import attempts, events, moves
+from cluster import failures
+from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound
+from cluster.graph import with_new_seed
+from cluster.ledger import attempts, events, moves, questions
 from cluster.ledger.jobs import TIERS
 from cluster.ledger.schema import jobs, tasks
 from cluster.states import MOVES, OF_PEOPLE, OPEN, AttemptState, Move, State
@@ -115,11 +117,31 @@ def _move(connection: Connection, batch: moves.Batch, task: Row[Any], how: Move,
         connection.execute(update(jobs).where(jobs.c.id == task.job_id, jobs.c.target != "run").values(target="run"))
     elif how is Move.RELEASE and task.unmet > 0:
         how = Move.RELEASE_PENDING
+    elif how is Move.REJECT and (State(task.state), how) in MOVES:
+        return _reject(batch, task, reason=reason)
+    elif how is Move.APPROVE and (State(task.state), how) in MOVES:
+        questions.approve(connection, _job(connection, task.job_id).tenant, task, now_us=now_us)
+        columns = {"attempt_id": task.attempt_id}  # whose answer it is: the event says so
     data = None
     if (State(task.state), how) in MOVES and task.state == State.RUNNING.value:
         attempts.stop(connection, task, AttemptState.CANCELED, now_us=now_us, note=f"canceled by {how.value}")
         data = {"attempt": AttemptState.CANCELED.value}
     return batch.apply(task, how, reason=reason, data=data, **columns)
+
+
+def _reject(batch: moves.Batch, task: Row[Any], *, reason: str) -> State:
+    """Another take with another seed, as after a check of the pixels that failed; dead when their budget is spent."""
+    verdict = failures.judge(FailureClass.QUALITY, task.failures)
+    data: dict[str, Any] = {"failure": FailureClass.QUALITY.value}
+    if verdict.dead:
+        why = f"{reason}, {verdict.counts[FailureClass.QUALITY.value]} times"
+        return batch.apply(task, Move.DIE, reason=why, data=data, failures=verdict.counts)
+    params = with_new_seed(task.params) or task.params
+    return batch.apply(
+        task, Move.REJECT, reason=reason, data=data | {"seed": params.get("spec", {}).get("seed")}, params=params,
+        generation=task.generation + 1, failures=verdict.counts, content_key=None,
+        receipt_key=None, files=None, result=None,
+    )  # fmt: skip
 
 
 def _check_of_people(how: Move) -> None:

@@ -94,6 +94,7 @@ def keep(connection: Connection, committed: Sequence[Committed], *, now_us: int)
             "files": c.files,
             "result": c.result,
             "created_us": now_us,
+            "approved_us": None,
         }
         if name not in known:
             if name not in new or c.task.generation > 0:
@@ -103,6 +104,12 @@ def keep(connection: Connection, committed: Sequence[Committed], *, now_us: int)
             connection.execute(update(takes).where(where).values(**answer))
     if new:
         connection.execute(insert(takes), list(new.values()))
+
+
+def approve(connection: Connection, tenant: str, task: Row[Any], *, now_us: int) -> None:
+    """A person has approved what `task` answered: wherever it is the answer, no gate holds it again."""
+    same = and_(takes.c.content_key == task.content_key, takes.c.attempt_id == task.attempt_id)
+    connection.execute(update(takes).where(takes.c.tenant == tenant, same).values(approved_us=now_us))
 
 
 def _known(connection: Connection, query: Select[Any], pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:

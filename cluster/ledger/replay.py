@@ -27,9 +27,10 @@ INVARIANTS = (
     "ledger balanced",
     "no starvation",
     "nothing left over",
+    "no take past its gate",
 )
 COMMITS = frozenset({Move.COMMIT, Move.GATE})
-ANSWERS = COMMITS | {Move.CACHE_HIT}
+ANSWERS = COMMITS | {Move.CACHE_HIT, Move.CACHE_GATE}
 ADOPTABLE = AttemptState.LOST.value
 
 
@@ -55,6 +56,7 @@ class _Task:
     poison_stage: object = None
     answers: Counter[int] = field(default_factory=Counter)  # by generation
     expansions: set[str] = field(default_factory=set)  # attempts that brought its children
+    gate: str | None = None  # None too once another task of its gate is approved
 
 
 @dataclass(slots=True)
@@ -82,6 +84,9 @@ class Replay:
         self._held: set[str] = set()
         self._canceled: set[str] = set()
         self._waits: list[tuple[str, float]] = []
+        self._gates: dict[tuple[str, str], list[_Task]] = defaultdict(list)
+        self._approved: set[str] = set()  # attempts whose answer a person has approved
+        self._passed: list[tuple[str, str]] = []  # tasks that took an answer through their gate, and of which attempt
         self._end_us = 0
 
     def _break(self, invariant: str, what: str) -> None:
@@ -113,6 +118,9 @@ class Replay:
         self._by_key[e.job_id, key] = task_id
         task = _Task(e.job_id, key, e.data.get("needs", ()), State(str(e.to_state)), e.epoch or 0, e.at_us)
         self.tasks[task_id] = task
+        if (gate := e.data.get("gate")) is not None:
+            task.gate = gate
+            self._gates[e.job_id, gate].append(task)
         self._sizes[e.job_id] += 1
         if self._sizes[e.job_id] == MAX_TASKS + 1:
             self._break("limits never exceeded", f"{e.job_id} has more than {MAX_TASKS} tasks")
@@ -144,6 +152,8 @@ class Replay:
             self._answer(e, task, how)
         if "failure" in e.data:
             self._count_failure(e, task, how)
+        if new is State.SUCCEEDED and task.gate is not None:
+            self._pass_gate(e, task, how)
         if new is State.READY and old is not State.READY:
             task.ready_us = e.at_us
         task.state, task.epoch = new, epoch
@@ -196,6 +206,24 @@ class Replay:
         for saved in e.data.get("resumed_from", ()):
             if (earlier := self.attempts.get(saved)) is not None:
                 earlier.resumed = True
+
+    def _pass_gate(self, e: Event, task: _Task, how: Move) -> None:
+        """By a person, or by an answer that a person has approved; then the others of the gate are free."""
+        if how is Move.APPROVE:
+            self._approved.add(str(e.attempt_id))
+        elif how is Move.CACHE_HIT:
+            self._passed.append((task.key, str(e.attempt_id)))
+        else:
+            self._break("no take past its gate", f"{task.key} made {how} before anybody approved it")
+        for other in self._gates[e.job_id, str(task.gate)]:
+            if other is not task:
+                other.gate = None
+
+    def gates(self) -> None:
+        """Answers were approved before they passed a gate elsewhere; between jobs the order of events says nothing."""
+        for key, attempt_id in self._passed:
+            if attempt_id not in self._approved:
+                self._break("no take past its gate", f"{key} took the answer of {attempt_id}, which nobody approved")
 
     def _count_failure(self, e: Event, task: _Task, how: Move) -> None:
         """Each class of failure has a budget; deaths count as poison as long as they come in one stage."""

@@ -96,6 +96,7 @@ tasks = Table(
     Column("weight", Float, nullable=False),
     Column("expands", Boolean, nullable=False),
     Column("cacheable", Boolean, nullable=False),
+    Column("gate", String(64)),  # its answer waits for a person, until another task of its gate is approved
     Column("state", String(16), nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("generation", Integer, nullable=False),
@@ -254,6 +255,29 @@ takes = Table(
     Column("files", JSON, nullable=False),
     Column("result", JSON, nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    Column("approved_us", BigInteger),  # since then a gate lets it pass
+)
+
+films = Table(
+    "films",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("show", String(64), nullable=False),
+    Column("job_id", String(40), ForeignKey("jobs.id"), nullable=False),  # of its newest revision
+    Column("created_us", BigInteger, nullable=False),
+    Column("deleted_us", BigInteger),
+)
+Index("ix_films_tenant_created", films.c.tenant, films.c.created_us)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("job_id", String(40), ForeignKey("jobs.id"), primary_key=True),
+    Column("film_id", String(40), ForeignKey("films.id"), nullable=False),
+    Column("number", Integer, nullable=False),  # from 1
+    Column("reason", String(64), nullable=False),  # what a person did: "created", "script", "circled sh010.t2"
+    UniqueConstraint("film_id", "number"),
 )
 
 api_keys = Table(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.contracts.ledger_gates import *  # noqa: F403
 from tests.contracts.ledger_graphs import *  # noqa: F403
 from tests.contracts.ledger_keys import *  # noqa: F403
 from tests.contracts.ledger_leases import *  # noqa: F403

@@ -288,6 +288,27 @@ def a_worker_that_never_left() -> Tape:
     return tape
 
 
+def behind_a_gate() -> Tape:
+    tape = begun()
+    tape.create("t1", gate="shot")
+    tape.create("t2", gate="shot")
+    tape.lease("t1")
+    return tape
+
+
+def committed_through_a_gate() -> Tape:
+    tape = behind_a_gate()
+    tape.commit("t1")
+    return tape
+
+
+def an_answer_that_nobody_approved() -> Tape:
+    tape = behind_a_gate()
+    tape.move("t1", Move.GATE, end="succeeded", receipt="s/attempts/t11/receipt.json")
+    tape.move("t2", Move.CACHE_HIT, attempt="t11")
+    return tape
+
+
 CASES: dict[str, tuple[str, Callable[[], Tape], dict[str, Any]]] = {
     "a number is missing": (INVARIANTS[0], gap, {}),
     "no such move": (INVARIANTS[1], a_move_that_is_none, {}),
@@ -327,6 +348,8 @@ CASES: dict[str, tuple[str, Callable[[], Tape], dict[str, Any]]] = {
     "a task waits for ever": (INVARIANTS[12], one_that_waits, {"patience_s": 60.0}),
     "a task is left": (INVARIANTS[13], left_running, {"quiet": True}),
     "a worker is left": (INVARIANTS[13], a_worker_that_never_left, {"quiet": True}),
+    "a take that nobody looked at": (INVARIANTS[14], committed_through_a_gate, {}),
+    "an answer that nobody looked at": (INVARIANTS[14], an_answer_that_nobody_approved, {}),
 }
 
 
@@ -358,6 +381,15 @@ def test_an_adopted_attempt_may_commit_after_it_was_lost() -> None:
         replace(lost, kind="busy", note="adopted"),
     ]
     tape.commit("a", end=None, adopted=True)
+    assert violations(tape.log) == []
+
+
+def test_an_approved_take_frees_the_others_of_its_gate() -> None:
+    tape = behind_a_gate()
+    tape.move("t1", Move.GATE, end="succeeded", receipt="s/attempts/t11/receipt.json")
+    tape.move("t1", Move.APPROVE, attempt="t11")
+    tape.lease("t2")
+    tape.commit("t2")
     assert violations(tape.log) == []
 
 
