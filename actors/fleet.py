@@ -264,22 +264,25 @@ class Fleets:
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="fleets", daemon=True)
         self._dispatcher: Any = None  # held, because Ray ends an actor whose handles are gone
-        self.fatal: FarmError | None = None
-        """Why no worker of some fleet can start: weights that are damaged, a model that is not there."""
+        self.broken: dict[str, FarmError] = {}
+        """Fleets of which no worker can start, by name: weights that are damaged, a model that is not there."""
         self.desk = RayDesk(lease_wait_s=settings.lease_wait_s)
 
     def start(self) -> None:
-        """Starts the dispatcher. Raises what it raises: LedgerUnavailable, DamagedLedger, InvalidSettings, ..."""
+        """Starts the dispatcher. Raises what it raises: LedgerUnavailable, DamagedLedger, InvalidSettings, ...; after
+        that it may be tried again. Raises Unavailable while one of before is still there."""
         env = {"CUDA_VISIBLE_DEVICES": ""}
-        self._dispatcher = _DispatcherActor.options(
-            name=DISPATCHER,
-            namespace=NAMESPACE,
-            num_cpus=0,
-            max_restarts=-1,
-            max_concurrency=1000,
-            runtime_env={"env_vars": env},
-        ).remote(self._settings)
-        ray.get(self._dispatcher.ready.remote(), timeout=self._settings.ready_timeout_s)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000, "runtime_env": {"env_vars": env}}
+        try:
+            actor = _DispatcherActor.options(name=DISPATCHER, namespace=NAMESPACE, **options).remote(self._settings)
+        except ValueError as error:
+            raise Unavailable("another dispatcher is at work in this Ray", remedy="end the farm that has it") from error
+        try:
+            ray.get(actor.ready.remote(), timeout=self._settings.ready_timeout_s)
+        except BaseException:
+            ray.kill(actor)
+            raise
+        self._dispatcher = actor
         self._watcher.start()
 
     def want(self, fleet: Fleet) -> None:
@@ -294,6 +297,17 @@ class Fleets:
         """Whether a fleet is there that runs tasks of this role and model."""
         with self._lock:
             return any(f.role == role and model in (None, f.model) for f in self._fleets.values())
+
+    def forget(self, name: str) -> None:
+        """A fleet that is broken may be wanted again: what it lacks may be there now."""
+        with self._lock:
+            self._fleets.pop(name, None)
+            self._failures.pop(name, None)
+            self.broken.pop(name, None)
+
+    def loading(self) -> list[str]:
+        """Names of the fleets that have a worker which has not joined yet."""
+        return sorted({one.fleet.name for one in self._spawned if not one.joined})
 
     def num_workers(self) -> dict[str, int]:
         """Workers by role, those that still load included."""
@@ -374,7 +388,7 @@ class Fleets:
         failures = 0 if one.joined else self._failures.get(one.fleet.name, 0) + 1
         self._failures[one.fleet.name] = failures
         if not isinstance(reason, WorkerLost) or failures >= MAX_SPAWNS_IN_A_ROW:
-            self.fatal = reason
+            self.broken[one.fleet.name] = reason
             return
         self._stopping.wait(0.0 if one.joined else min(10.0, 0.5 * 2 ** (failures - 1)))
         with self._lock:

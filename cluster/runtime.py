@@ -28,9 +28,9 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def private_ray(*, gpus: int, log_dir: Path | None = None, code_dir: Path) -> Iterator[None]:
+def private_ray(*, gpus: int, code_dir: Path, dashboard_port: int | None = None) -> Iterator[None]:
     """Ray on this machine, on loopback, ended when the block ends. `gpus` is what Ray shall count as accelerators;
-    where there are none it pretends, so that pinning can be tried anywhere.
+    where there are none it pretends, so that pinning can be tried anywhere. Its dashboard takes part if it has a port.
 
     Raises Unavailable when Ray does not come up.
     """
@@ -43,7 +43,7 @@ def private_ray(*, gpus: int, log_dir: Path | None = None, code_dir: Path) -> It
         return
     if imported_before:
         _read_environment_again()
-    _start(gpus=gpus, log_dir=log_dir, code_dir=code_dir)
+    _start(gpus=gpus, code_dir=code_dir, dashboard_port=dashboard_port)
     try:
         yield
     finally:
@@ -58,6 +58,16 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray._private.state.state.get_draining_nodes())
 
 
+def replica_drains() -> bool:
+    """Whether this process is a replica of Ray Serve that was told to stop. It waits for the requests that run, so one
+    that streams has to know; nothing public tells it."""
+    import ray
+
+    worker = ray._private.worker.global_worker
+    replica = getattr(worker.actors.get(worker.actor_id), "_replica_impl", None)
+    return bool(getattr(replica, "_shutting_down", False))
+
+
 def _read_environment_again() -> None:
     """Ray's core reads how to authenticate when it is imported, its servers when they start: a program that imported
     Ray before it asked for a farm would be refused by its own. What Ray's own tests do, as nothing public does it."""
@@ -67,7 +77,7 @@ def _read_environment_again() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _start(*, gpus: int, log_dir: Path | None, code_dir: Path) -> None:
+def _start(*, gpus: int, code_dir: Path, dashboard_port: int | None) -> None:
     """Ray gives its node 30 s to start, which a busy laptop may miss once."""
     import ray
 
@@ -78,14 +88,15 @@ def _start(*, gpus: int, log_dir: Path | None, code_dir: Path) -> None:
                 num_cpus=os.cpu_count(),
                 num_gpus=gpus,
                 namespace=NAMESPACE,
-                include_dashboard=False,
+                include_dashboard=dashboard_port is not None,
+                dashboard_host="127.0.0.1",
+                dashboard_port=dashboard_port,
                 log_to_driver=False,
                 configure_logging=True,
                 logging_level=logging.ERROR,
                 object_store_memory=256 * 2**20,
-                runtime_env={"env_vars": {"PYTHONPATH": _python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
+                runtime_env={"env_vars": {"PYTHONPATH": python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
                 _node_ip_address="127.0.0.1",
-                _temp_dir=str(log_dir) if log_dir else None,
             )
             return
         except Exception as error:  # Ray raises a bare Exception when a node is too slow to start
@@ -96,6 +107,6 @@ def _start(*, gpus: int, log_dir: Path | None, code_dir: Path) -> None:
                 ) from error
 
 
-def _python_path(code_dir: Path) -> str:
+def python_path(code_dir: Path) -> str:
     inherited = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     return os.pathsep.join(dict.fromkeys([str(code_dir), *inherited]))

@@ -36,6 +36,15 @@ class Settings(BaseSettings):
     preempt_pays_s: float = Field(5.0, ge=0, description="batch work that ends sooner is waited for, not preempted")
     render_threads: int = Field(0, ge=0, description="threads of a render worker on a CPU; 0: all cores of the machine")
     writer_threads: int = Field(1, ge=1, description="threads of the writer on a CPU: more is slower on busy cores")
+    http_host: str = Field(
+        "127.0.0.1", description="where HTTP is served; keys cross it in the clear, TLS stands before it"
+    )
+    http_port: int = Field(8000, ge=0, le=65535, description="0: any that is free")
+    http_replicas: int = Field(2, ge=1, description="processes that answer HTTP")
+    dashboard_port: int = Field(
+        8265, ge=0, le=65535, description="of Ray's dashboard, on loopback; 0: any that is free"
+    )
+    warm: str = Field("house-video,house-writer", description="models whose workers `farm up` starts at once")
     http_body_bytes: int = Field(1 << 20, gt=0, description="a longer body of a request is refused, unread")
     http_upload_bytes: int = Field(32 << 20, gt=0, description="the same for one with files")
     http_read_s: float = Field(30.0, gt=0, description="how long a client may take to send a body")

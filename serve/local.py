@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +24,6 @@ from actors.catalog import Catalog
 from actors.contract import Quality
 from cluster import farm_lock
 from cluster import settings as settings_module
-from cluster.accelerators import Fleet
 from cluster.errors import FailureClass, FarmError, InvalidInput, JobFailed, StoreFull, Unavailable, UserMistake
 from cluster.graph import TaskSpec
 from cluster.ledger import views
@@ -42,6 +40,7 @@ from pipelines.delivery import check_out_dir, deliver
 from pipelines.recipes import clip as clip_recipe
 from pipelines.recipes import film as film_recipe
 from pipelines.recipes import image as image_recipe
+from serve.crew import fleet_of
 from serve.watch import Update, Watch
 
 log = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class Farm:
         self._began_s = time.monotonic()
         given = settings_module.load()
         self.settings: Settings = given.model_copy(update={"home": Path(home).expanduser()}) if home else given
-        self.gpus = _accelerators_here() if gpus is None else gpus
+        self.gpus = accelerators_here() if gpus is None else gpus
         if self.gpus < 0:
             raise InvalidInput(f"--gpus must be 0 or more, got {self.gpus}", field="gpus")
         self.on_wait: Callable[[int | None], None] = _log_that_it_waits
@@ -255,8 +254,8 @@ class Farm:
                     poked = True
             if on_update is not None:
                 on_update(update)
-            if fleets.fatal is not None:
-                raise fleets.fatal
+            for broken in fleets.broken.values():
+                raise broken
             for event in update.events:
                 if event.data.get("code") == StoreFull.code:
                     raise StoreFull(str(event.data.get("message")))
@@ -286,22 +285,7 @@ class Farm:
                     wanted["finish", None] = None
         for role, model in wanted:
             if not self.fleets.have(role, model):
-                self.fleets.want(self._fleet(role, model))
-
-    def _fleet(self, role: str, model: str | None) -> Fleet:
-        """On a CPU one worker of each role; on accelerators a render worker each, pinned."""
-        name = "-".join(p for p in (role, model) if p)
-        price = self.settings.price_class
-        if role == "render":
-            threads = self.settings.render_threads or os.cpu_count() or 1
-            gpus = self.gpus
-            return Fleet(
-                name=name, role=role, model=model, price_class=price, num_threads=threads,
-                accelerator="GPU" if gpus else "cpu", accelerators_per_worker=1 if gpus else 0,
-                num_workers=max(1, gpus),
-            )  # fmt: skip
-        threads = self.settings.writer_threads if role == "writer" else 1
-        return Fleet(name=name, role=role, model=model, price_class=price, num_threads=threads)
+                self.fleets.want(fleet_of(role, model, gpus=self.gpus, settings=self.settings))
 
     def _deliver(self, job_id: str, result_key: str, out: Path) -> tuple[Path, ...]:
         task = next(t for t in self.ledger.tasks(job_id) if t["key"] == result_key)
@@ -361,6 +345,6 @@ def _quality(name: str) -> Quality:
         raise InvalidInput(f"no quality {name!r}", field="quality", remedy=f"use one of {allowed}") from None
 
 
-def _accelerators_here() -> int:
+def accelerators_here() -> int:
     """NVIDIA accelerators of this machine, without importing torch."""
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

@@ -277,5 +277,19 @@ def failed_on(connection: Connection, task_id: str, generation: int) -> Counter[
     return Counter(place for row in connection.execute(query) for place in row)
 
 
+def waiting_for(connection: Connection, *, most: int = 200) -> set[tuple[str, str | None]]:
+    """(role, model) of READY tasks that may run: of the oldest and the newest `most` jobs, so that the look is short
+    however long the queue is, and no kind of work is overlooked for ever."""
+    may_run = select(jobs.c.id).where(jobs.c.n_ready > 0, jobs.c.held.is_(False)).limit(most)
+    ids = {
+        row.id
+        for order in (jobs.c.created_us.asc(), jobs.c.created_us.desc())
+        for row in connection.execute(may_run.order_by(order))
+    }
+    query = select(tasks.c.role, tasks.c.model).distinct()
+    query = query.where(tasks.c.job_id.in_(ids), tasks.c.state == State.READY.value)
+    return {(row.role, row.model) for row in connection.execute(query)}
+
+
 def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[first : first + BATCH] for first in range(0, len(ids), BATCH))

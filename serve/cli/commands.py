@@ -11,7 +11,7 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import catalog, keys, operate, upkeep
+from serve.cli import catalog, keys, operate, standing, upkeep
 from serve.cli.session import Work
 from serve.cli.wording import plural, utf8
 
@@ -229,6 +229,7 @@ def image(
 
 
 app.add_typer(catalog.app, name="models", help=catalog.HELP)
+app.add_typer(standing.app)
 app.add_typer(operate.app)
 app.add_typer(keys.app, name="keys", help=keys.HELP, rich_help_panel=operate.ACT)
 app.add_typer(upkeep.app, name="ledger", help=upkeep.HELP, rich_help_panel=operate.ACT)

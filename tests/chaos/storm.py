@@ -265,7 +265,8 @@ class Storm:
         time.sleep(max(0.0, at_s - time.monotonic()))
 
     def _say(self, what: str, began_s: float) -> None:
-        ended = f"; no worker of some fleet starts: {self.fleets.fatal.line()}" if self.fleets.fatal else ""
+        broken = [error.line() for error in self.fleets.broken.values()]
+        ended = f"; no worker of some fleet starts: {broken[0]}" if broken else ""
         tell(f"{time.monotonic() - began_s:5.0f} s  {what}, {len(self._open())} jobs open{ended}")
 
     # The end

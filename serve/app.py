@@ -1,0 +1,127 @@
+"""The composition root of a standing farm: replicas that answer HTTP, and the supervisor that owns all the rest.
+
+`farm up` runs it on a Ray of its own. On a Ray that runs already: `serve run serve.app:app`, with the settings from the
+environment of that command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve as ray_serve
+from ray.serve import Application
+
+from actors.catalog import Catalog
+from cluster import logs
+from cluster import settings as settings_module
+from cluster.errors import InvalidInput
+from cluster.ledger.ledger import Ledger
+from cluster.runtime import NAMESPACE
+from cluster.settings import Settings
+from cluster.store import DirectoryStore
+from serve.http import create_app
+from serve.service import off_the_loop
+from serve.supervisor import Standing, Supervisor
+
+NAME = "reelfarm"
+SUPERVISOR = "supervisor"
+ASK_S = 10.0
+DRAIN_S = 30.0
+"""How long a replica that was told to stop lets its requests end; streams end within a second by themselves."""
+AT_ONCE = 256
+"""Requests that one replica works on; more wait in the proxy."""
+
+
+class SupervisorHost:
+    """The supervisor as an actor that outlives whoever started it. Ray re-runs `__init__` after a crash."""
+
+    def __init__(self, settings: Settings) -> None:
+        from actors.fleet import Fleets
+
+        logs.set_up()
+        num_gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+        self._supervisor = Supervisor(settings, Fleets(settings), gpus=num_gpus)
+        self._supervisor.start()
+
+    def standing(self) -> Standing:
+        return self._supervisor.standing()
+
+    def drain(self, timeout_s: float) -> None:
+        self._supervisor.drain(timeout_s)
+
+
+_SupervisorActor: Any = ray.remote(SupervisorHost)
+
+
+def supervisor(settings: Settings) -> Any:
+    """The handle of the farm's one supervisor, which is started if it is not there."""
+    return _SupervisorActor.options(
+        name=SUPERVISOR,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_concurrency=4,
+        runtime_env={"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
+    ).remote(settings)
+
+
+class Api:
+    """One replica. It owns no accelerator and no state of a job: any of them answers for any other."""
+
+    def __init__(self, settings: Settings) -> None:
+        logs.set_up()
+        self._settings = settings
+        self._supervisor = supervisor(settings)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        from actors.fleet import RayDesk
+
+        settings = self._settings
+        return create_app(
+            Ledger(settings.ledger),
+            DirectoryStore(settings.store_dir),
+            Catalog.load(settings.home / "models.d"),
+            settings,
+            desk=RayDesk(lease_wait_s=settings.lease_wait_s),
+            behind_proxy=True,
+        )
+
+    async def check_health(self) -> None:
+        """A replica that does not answer here is replaced. A ledger that is away is no reason: another replica has no
+        other one, and `/readyz` says it. A supervisor that is gone is started again from here."""
+        await off_the_loop(lambda: None)  # where its requests wait for the ledger
+        try:
+            await asyncio.wait_for(self._supervisor.standing.remote(), ASK_S)
+        except TimeoutError:
+            return  # busy, not gone
+        except ray.exceptions.RayError:
+            self._supervisor = supervisor(self._settings)
+
+
+_wrapped: Any = ray_serve.ingress()(Api)
+_Deployment: Any = ray_serve.deployment(
+    name="api",
+    max_ongoing_requests=AT_ONCE,
+    graceful_shutdown_timeout_s=DRAIN_S,
+    graceful_shutdown_wait_loop_s=0.5,
+    health_check_period_s=5.0,
+    health_check_timeout_s=20.0,
+    ray_actor_options={"num_cpus": 0},
+)(_wrapped)
+
+
+def app(args: dict[str, str] | None = None) -> Application:
+    """What `serve run serve.app:app` runs. Raises InvalidSettings."""
+    if args:
+        raise InvalidInput("serve.app takes no arguments", remedy="set FARM_* in the environment of `serve run`")
+    return built(settings_module.load())
+
+
+def built(settings: Settings) -> Application:
+    bound: Application = _Deployment.options(num_replicas=settings.http_replicas).bind(settings)
+    return bound

@@ -1,0 +1,59 @@
+"""`farm up` and `farm down`: a farm that stands on this machine and answers HTTP."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on one line.")]
+Gpus = Annotated[int | None, typer.Option(metavar="N", min=0, help="Accelerators; by default those that are here.")]
+Now = Annotated[bool, typer.Option("--now", help="Do not drain: what is drawn goes on from its last checkpoint.")]
+PANEL = "Run a farm"
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def up(gpus: Gpus = None, as_json: AsJson = False) -> None:
+    """Start a farm that stays: workers, HTTP, dashboard. Returns when it is ready."""
+    from cluster import settings as settings_module
+    from serve import up as farms
+
+    settings = settings_module.load()
+    found = farms.here(settings)
+    if found is None or not found.ready:
+        arguments = [] if gpus is None else [f"--gpus={gpus}"]
+        found = farms.start(settings, arguments, lambda phase: _tell(phase))
+    if as_json:
+        named = {"url": found.url, "key": found.key, "dashboard": found.dashboard}
+        typer.echo(json.dumps(named | {"pid": found.pid, "trouble": list(found.trouble)}))
+        return
+    for line in found.trouble:
+        typer.echo(f"farm: {line}", err=True)
+    typer.echo(f"The farm is up (pid {found.pid}); `farm down` ends it.\n")
+    typer.echo(f"  HTTP       {found.url}/v1          FARM_URL or OPENAI_BASE_URL")
+    typer.echo(f"  key        {found.key}")
+    typer.echo(f"             also in {found.key_file}; `farm keys add` makes more")
+    typer.echo(f"  dashboard  {found.dashboard}    its token is in {found.ray_token_file}")
+
+
+@app.command(rich_help_panel=PANEL)
+def down(now: Now = False, as_json: AsJson = False) -> None:
+    """Drain the farm and end it. What was accepted goes on at the next `farm up`."""
+    from cluster import settings as settings_module
+    from cluster.errors import NotFound
+    from serve import up as farms
+
+    settings = settings_module.load()
+    found = farms.here(settings)
+    if found is None:
+        raise NotFound("no farm is up here", field="FARM_HOME", remedy="`farm up` starts one")
+    farms.stop(settings, found, at_once=now, on_late=lambda: _tell("what is drawn is saved first"))
+    typer.echo(json.dumps({"down": True, "pid": found.pid}) if as_json else "The farm is down.")
+
+
+def _tell(phase: str) -> None:
+    print(f"farm: {phase}", file=sys.stderr, flush=True)

@@ -1,0 +1,170 @@
+"""The process of a standing farm (`python -m serve.host`; `farm up` starts it): Ray, the supervisor and HTTP, from the
+first to the last. It says in FARM_HOME/up.json how far it is, and drains on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster import farm_lock, logs
+from cluster import settings as settings_module
+from cluster.errors import FarmError, InvalidSettings, Unavailable
+from cluster.ledger.keys import KeySpec, Scope
+from cluster.ledger.ledger import Ledger
+from cluster.logs import say
+from cluster.runtime import private_ray
+from cluster.settings import Settings
+from serve import up
+from serve.cli.ending import Ending
+from serve.local import CODE_DIR, accelerators_here
+from serve.up import Up
+
+log = logging.getLogger(__name__)
+LOOK_S = 0.25
+DRAIN_S = 30.0
+RAY_TOKEN = "ray-token"  # noqa: S105  # the name of a file
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(prog="serve.host")
+    asked.add_argument("--gpus", type=int)
+    gpus: int | None = asked.parse_args().gpus
+    logs.set_up()
+    settings = settings_module.load()
+    ending = Ending()
+    told = threading.Event()
+    ending.on_stop = told.set
+    ending.adopt()
+    try:
+        with farm_lock.held(settings.home):
+            _stand(settings, accelerators_here() if gpus is None else gpus, ending, told)
+    except KeyboardInterrupt:
+        say(log, "The farm was ended while it started.", action="farm.ended")
+    finally:
+        ending.sweep()
+
+
+def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event) -> None:
+    home = settings.home
+    now = Up(pid=os.getpid(), phase="starting Ray")
+    up.say(home, now)
+    try:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_secret(home / RAY_TOKEN, secrets.token_hex(32)))
+        key_file = _first_key(settings)
+        port, dashboard_port = _free_port(settings.http_port, "FARM_HTTP_PORT"), _free_port(settings.dashboard_port)
+        with private_ray(gpus=gpus, code_dir=CODE_DIR, dashboard_port=dashboard_port):
+            now = replace(
+                now, phase="starting HTTP", key_file=str(key_file), ray_token_file=str(home / RAY_TOKEN),
+                dashboard=f"http://127.0.0.1:{dashboard_port}",
+            )  # fmt: skip
+            up.say(home, now)
+            with _http(settings, port) as supervisor:
+                now = replace(now, phase="loading models", url=f"http://{settings.http_host}:{port}")
+                up.say(home, now)
+                ending.watch()  # Ray has put its own handlers over ours
+                _serve_until_told(settings, supervisor, now, told)
+                up.say(home, replace(now, phase="ending"))
+                with contextlib.suppress(Exception):  # it ends with Ray in any case
+                    _ask(supervisor.drain.remote(DRAIN_S), DRAIN_S + 10.0)
+    except FarmError as error:
+        up.say(home, replace(now, failed=error.line()))
+        say(log, "The farm cannot stand.", action="farm.failed", level=logging.ERROR, why=error.line())
+
+
+def _serve_until_told(settings: Settings, supervisor: Any, now: Up, told: threading.Event) -> None:
+    """Says that the farm is ready once its first workers are there, or once it is known that they cannot be."""
+    ready = False
+    while not told.wait(LOOK_S if not ready else 5.0):
+        try:
+            standing = _ask(supervisor.standing.remote(), 10.0)
+        except Unavailable:
+            continue  # it is being started again
+        if not ready and standing.up and not standing.loading:
+            ready = True
+            up.say(settings.home, replace(now, phase="", trouble=standing.broken))
+            say(log, "The farm is ready.", action="farm.ready", url=now.url, workers=standing.workers)
+        elif not ready and standing.broken and not standing.up:
+            raise Unavailable(standing.broken[0])
+
+
+@contextlib.contextmanager
+def _http(settings: Settings, port: int) -> Iterator[Any]:
+    """HTTP on `port` for the block; the handle of the supervisor. What runs when it ends is finished."""
+    from ray import serve as ray_serve
+
+    from serve.app import NAME, built, supervisor
+
+    ray_serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": settings.http_host, "port": port, "keep_alive_timeout_s": 75},
+        logging_config={"enable_access_log": False, "encoding": "JSON"},
+    )
+    try:
+        handle = supervisor(settings)
+        ray_serve.run(built(settings), name=NAME, route_prefix="/")
+        yield handle
+    finally:
+        ray_serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _ask(reference: Any, timeout_s: float) -> Any:
+    import ray
+
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except ray.exceptions.RayError as error:
+        raise Unavailable(f"the supervisor does not answer: {type(error).__name__}") from error
+
+
+def _first_key(settings: Settings) -> Path:
+    """The file of a key that may do anything for the farm's own tenant; made anew if it opens nothing any more."""
+    file = settings.home / up.KEY
+    ledger = Ledger(settings.ledger)
+    try:
+        if file.exists() and ledger.authenticate(file.read_text().strip()) is not None:
+            return file
+        _, secret = ledger.create_key(KeySpec(tenant=settings.tenant, name="farm up", scopes=tuple(Scope)))
+        file.unlink(missing_ok=True)
+        return _secret(file, secret)
+    finally:
+        ledger.close()
+
+
+def _secret(file: Path, text: str) -> Path:
+    """A file that its owner alone may read; one that is there stays as it is."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as opened:
+            opened.write(text)
+    return file
+
+
+def _free_port(asked: int, setting: str | None = None) -> int:
+    """`asked` if it is free, else any that is. Raises InvalidSettings if `setting` was set to one that is not free."""
+    for port in (asked, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if setting is not None and setting in os.environ:
+                    raise InvalidSettings(
+                        f"port {port} is taken", field=setting, remedy="use another one, or 0 for any that is free"
+                    ) from error
+                continue
+            return int(probe.getsockname()[1])
+    raise Unavailable("no port is free on this machine")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The supervisor of a standing farm: it owns the dispatcher and the fleets, and sees to it that whatever waits has
+workers. A plain class; `serve.app` makes it a detached actor."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actors.catalog import Catalog
+from cluster.errors import FarmError, Unavailable
+from cluster.ledger import views
+from cluster.ledger.ledger import Ledger
+from cluster.logs import say
+from cluster.settings import Settings
+from serve.crew import fleet_of
+
+if TYPE_CHECKING:  # it imports Ray
+    from actors.fleet import Fleets
+
+log = logging.getLogger(__name__)
+LOOK_S = 1.0
+AGAIN_S = 60.0
+"""A fleet of which no worker started is tried again after this: what it lacks may have been put there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """`loading` are fleets with a worker that has not joined; `broken` says why no worker of one can."""
+
+    up: bool
+    workers: dict[str, int]  # by role
+    loading: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+
+
+class Supervisor:
+    """`start` returns at once and goes on trying until the ledger is there; `drain` ends it. Any thread may ask."""
+
+    def __init__(self, settings: Settings, fleets: Fleets, *, gpus: int) -> None:
+        self._settings, self._fleets, self._gpus = settings, fleets, gpus
+        self._stopping = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="supervisor", daemon=True)
+        self._up = False
+        self._why_not = ""
+        self._broken_s: dict[str, float] = {}
+
+    def start(self) -> None:
+        self._keeper.start()
+
+    def standing(self) -> Standing:
+        broken = [f"{name}: {error.line()}" for name, error in list(self._fleets.broken.items())]
+        return Standing(
+            up=self._up,
+            workers=self._fleets.num_workers(),
+            loading=tuple(self._fleets.loading()),
+            broken=(self._why_not, *broken) if self._why_not else tuple(broken),
+        )
+
+    def drain(self, timeout_s: float) -> None:
+        """Gives out no more work: each worker saves what it draws at its next denoise step and leaves."""
+        self._stopping.set()
+        self._keeper.join(timeout_s)
+        self._fleets.stop(timeout_s)
+
+    def _keep(self) -> None:
+        ledger = self._opened()
+        if ledger is None:
+            return
+        try:
+            while not self._stopping.wait(LOOK_S):
+                try:
+                    self._look(ledger)
+                except Unavailable as error:
+                    say(log, "The ledger is away.", action="supervisor.wait", level=logging.WARNING, why=error.line())
+        finally:
+            ledger.close()
+
+    def _opened(self) -> Ledger | None:
+        """The ledger, once it is there and the dispatcher works on it; None if the farm ended before."""
+        while not self._stopping.is_set():
+            try:
+                catalog = Catalog.load(self._settings.home / "models.d")
+                warm = [catalog.model(name) for name in filter(None, self._settings.warm.replace(" ", "").split(","))]
+                self._fleets.start()
+                ledger = Ledger(self._settings.ledger)
+            except FarmError as error:
+                self._why_not = error.line()
+                say(log, "The farm cannot start.", action="supervisor.start", level=logging.ERROR, why=self._why_not)
+                self._stopping.wait(LOOK_S)
+                continue
+            for model in warm:
+                self._want(model.role, model.id)
+            self._want("finish", None)
+            self._up, self._why_not = True, ""
+            return ledger
+        return None
+
+    def _look(self, ledger: Ledger) -> None:
+        now_s = time.monotonic()
+        for name, error in list(self._fleets.broken.items()):
+            if name not in self._broken_s:
+                self._broken_s[name] = now_s
+                say(log, "No worker of a fleet starts.", action="fleet.broken", level=logging.ERROR, fleet=name,
+                    why=error.line())  # fmt: skip
+            elif now_s - self._broken_s[name] > AGAIN_S:
+                del self._broken_s[name]
+                self._fleets.forget(name)
+        for role, model in ledger.view(views.waiting_for):
+            if not self._fleets.have(role, model):
+                self._want(role, model)
+
+    def _want(self, role: str, model: str | None) -> None:
+        self._fleets.want(fleet_of(role, model, gpus=self._gpus, settings=self._settings))

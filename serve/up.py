@@ -1,0 +1,130 @@
+"""A standing farm of a FARM_HOME, seen from outside: where it is, how it is started, and how it is ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from cluster import disk, farm_lock
+from cluster.errors import Unavailable
+from cluster.runtime import python_path
+from cluster.settings import Settings
+
+RECORD = "up.json"
+KEY = "key"
+"""In FARM_HOME, readable by its owner alone: the first key of the farm."""
+LOOK_S = 0.1
+START_S = 600.0
+END_S = 90.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Up:
+    """What the farm says of itself. `phase`: what it does while it starts; "" once it is ready, and while it ends."""
+
+    pid: int
+    phase: str = ""
+    url: str = ""
+    dashboard: str = ""
+    key_file: str = ""
+    ray_token_file: str = ""
+    trouble: tuple[str, ...] = ()
+    """Fleets that have no workers, and why: everything else works."""
+    failed: str = ""
+    """Why it ended before it was ready."""
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.url) and not self.phase
+
+    @property
+    def key(self) -> str:
+        return Path(self.key_file).read_text().strip()
+
+
+def here(settings: Settings) -> Up | None:
+    """The farm that stands on this FARM_HOME, ready or not; None if there is none."""
+    if not farm_lock.is_held(settings.home):
+        return None
+    return _read(settings.home)
+
+
+def say(home: Path, up: Up) -> None:
+    """By the farm itself, in one piece."""
+    with disk.whole_file(home / RECORD) as file:
+        file.write_text(json.dumps(asdict(up)))
+
+
+def start(settings: Settings, arguments: list[str], on_phase: Callable[[str], None]) -> Up:
+    """Starts a farm in a process group of its own, and returns when it is ready. Raises Unavailable."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    logs = settings.home / "logs"
+    logs.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):
+        (settings.home / RECORD).unlink()
+    with (logs / "farm.log").open("ab") as log:
+        child = _spawned(arguments, log)
+    ends_s, phase = time.monotonic() + START_S, ""
+    try:
+        while time.monotonic() < ends_s:
+            up = _read(settings.home)
+            if up is not None and up.pid == child.pid:
+                if up.phase and up.phase != phase:
+                    on_phase(phase := up.phase)
+                if up.failed:
+                    raise Unavailable(up.failed, remedy=f"its log is {logs / 'farm.log'}")
+                if up.ready:
+                    return up
+            if child.poll() is not None:
+                raise Unavailable("the farm ended while it started", remedy=f"its log is {logs / 'farm.log'}")
+            time.sleep(LOOK_S)
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGTERM)
+        raise
+    raise Unavailable(f"the farm was not ready after {START_S:.0f} s", remedy=f"its log is {logs / 'farm.log'}")
+
+
+def stop(settings: Settings, up: Up, *, at_once: bool = False, on_late: Callable[[], None] = lambda: None) -> None:
+    """Drains the farm, or kills it `at_once`, and returns when it has ended. What it drew goes on from its checkpoint.
+
+    Raises Unavailable if it did not end in time.
+    """
+    signum = signal.SIGKILL if at_once else signal.SIGTERM
+    with suppress(ProcessLookupError):
+        (os.killpg if at_once else os.kill)(up.pid, signum)
+    ends_s, late_s = time.monotonic() + END_S, time.monotonic() + 2.0
+    while farm_lock.is_held(settings.home):
+        if time.monotonic() > ends_s:
+            raise Unavailable(
+                f"the farm (pid {up.pid}) has not ended in {END_S:.0f} s", remedy="farm down --now kills it"
+            )
+        if time.monotonic() > late_s:
+            late_s = ends_s
+            on_late()
+        time.sleep(LOOK_S)
+
+
+def _spawned(arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "serve.host", *arguments],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": python_path(Path(__file__).resolve().parent.parent)},
+    )  # fmt: skip
+
+
+def _read(home: Path) -> Up | None:
+    try:
+        said = json.loads((home / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    return Up(**{**said, "trouble": tuple(said["trouble"])})
