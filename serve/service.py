@@ -16,12 +16,13 @@ from starlette.concurrency import run_in_threadpool
 from actors.catalog import Catalog
 from actors.contract import Json
 from cluster.errors import FarmError, Unavailable
-from cluster.ledger import outcomes
+from cluster.forecast import Crew
+from cluster.ledger import history, holdings, outcomes
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.outcomes import Backlog
 from cluster.settings import Settings
 from cluster.store import Store
-from cluster.timing import learned
+from cluster.timing import Paces, learned
 
 T = TypeVar("T")
 ASK_S = 1.0
@@ -49,6 +50,8 @@ class Queue:
         self._seen = Backlog(before=(), ready_s={}, running_s={}, num_ready={}, num_workers={})
         self._places: dict[str, int] = {}
         self._ratios: dict[str, float] = {}
+        self._paces = Paces(())
+        self._crews: list[Crew] = []
 
     def look(self) -> Backlog:
         """Raises LedgerUnavailable."""
@@ -56,7 +59,10 @@ class Queue:
             began_s = time.monotonic()
             if began_s >= self._until_s:
                 self._seen = self._ledger.view(outcomes.backlog)
-                self._ratios = learned(self._ledger.durations())
+                samples = self._ledger.view(history.samples)
+                self._ratios = learned((one.step, one.predicted_s, one.actual_s) for one in samples)
+                self._paces = Paces(samples)
+                self._crews = self._ledger.view(holdings.crews)
                 self._places = {job_id: place for place, job_id in enumerate(self._seen.before)}
                 took_s = time.monotonic() - began_s
                 self._until_s = began_s + max(FRESH_S, LOOKS * took_s)
@@ -70,6 +76,14 @@ class Queue:
     def ratios(self) -> dict[str, float]:
         """Actual over predicted seconds, by step."""
         return self._ratios
+
+    @property
+    def paces(self) -> Paces:
+        return self._paces
+
+    @property
+    def crews(self) -> list[Crew]:
+        return self._crews
 
 
 @dataclass(kw_only=True, slots=True)

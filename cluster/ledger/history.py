@@ -6,6 +6,7 @@ from sqlalchemy import Connection, select
 
 from cluster.ledger.schema import attempts, tasks
 from cluster.states import AttemptState
+from cluster.timing import Sample, shape_of
 
 
 def durations(connection: Connection, limit: int = 200) -> list[tuple[str, float, float]]:
@@ -30,3 +31,32 @@ def gaps(connection: Connection, limit: int = 500) -> list[tuple[str, str | None
         .limit(limit)
     )
     return [(step, model, (facts or {}).get("gap_s", {})) for step, model, facts in rows]
+
+
+def samples(connection: Connection, limit: int = 500) -> list[Sample]:
+    """The newest attempts that succeeded."""
+    rows = connection.execute(
+        select(
+            tasks.c.step,
+            tasks.c.model,
+            tasks.c.weight,
+            tasks.c.params["spec"].label("spec"),
+            tasks.c.params["num_shots"].label("num_shots"),
+            attempts.c.started_us,
+            attempts.c.ended_us,
+        )
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .where(attempts.c.state == AttemptState.SUCCEEDED.value)
+        .order_by(attempts.c.started_us.desc())
+        .limit(limit)
+    )
+    return [
+        Sample(
+            step=row.step,
+            model=row.model,
+            shape=shape_of({**(row.spec or {}), "num_shots": row.num_shots}),
+            predicted_s=row.weight,
+            actual_s=(row.ended_us - row.started_us) / 1e6,
+        )
+        for row in rows
+    ]

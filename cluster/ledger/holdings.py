@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from cluster.errors import NotFound
+from cluster.forecast import Crew
 from cluster.ledger import events, money
 from cluster.ledger.schema import dispatcher, tasks, workers
 from cluster.states import State
+
+CREW = ("role", "model", "accelerator", "num_accelerators", "price_class", "rate_card", "nano_per_hour")
 
 
 def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
@@ -63,6 +67,24 @@ def drain(connection: Connection, worker_id: str, *, reason: str, now_us: int) -
     if asked.rowcount:
         events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.drain", data={"reason": reason})
     return asked.rowcount == 1
+
+
+def crews(connection: Connection) -> list[Crew]:
+    """Who takes work now, by kind and price; of a kind of work that nobody takes now, who did last, as none of them."""
+    kind = [workers.c[name] for name in CREW]
+    here = select(*kind, func.count()).where(workers.c.ended_us.is_(None), workers.c.drain_us.is_(None))
+    found = [_crew(row[:-1], row[-1]) for row in connection.execute(here.group_by(*kind))]
+    newest = func.row_number().over(
+        partition_by=(workers.c.role, workers.c.model), order_by=workers.c.spawned_us.desc()
+    )
+    numbered = select(*kind, newest.label("place")).subquery()
+    taken = {(one.role, one.model) for one in found}
+    last = connection.execute(select(*(numbered.c[name] for name in CREW)).where(numbered.c.place == 1))
+    return found + [_crew(row, 0) for row in last if (row.role, row.model) not in taken]
+
+
+def _crew(values: Sequence[Any], num_workers: int) -> Crew:
+    return Crew(**dict(zip(CREW, values, strict=True)), num_workers=num_workers)
 
 
 def rebase(connection: Connection, jumped_us: int, *, now_us: int) -> None:

@@ -6,9 +6,9 @@ not among them is not there: another tenant's job takes the same statements as o
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
@@ -66,13 +66,15 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backlog:
-    """All that waits or runs on the farm, as one look saw it."""
+    """All that may run or runs on the farm, as one look saw it."""
 
     before: tuple[str, ...]  # ids of the jobs with READY work that may run, the likely next one first
-    ready_s: dict[str, float]  # predicted seconds of READY tasks, by role
+    ready_s: dict[str, float]  # predicted seconds of their READY tasks, by role
     running_s: dict[str, float]
     num_ready: dict[str, int]
     num_workers: dict[str, int]
+    num_running: dict[str, int] = field(default_factory=dict)
+    ready_by_tier_s: dict[tuple[str, str], float] = field(default_factory=dict)  # the same as ready_s, by tier too
 
 
 def find(connection: Connection, sight: Sight, job_id: str) -> Outcome:
@@ -110,22 +112,30 @@ def backlog(connection: Connection) -> Backlog:
             jobs.c.n_ready > 0, jobs.c.held.is_(False), jobs.c.target == "run"
         )
     ).all()
+    may_run = and_(jobs.c.held.is_(False), jobs.c.target == "run")
     sums = (
-        select(tasks.c.role, tasks.c.state, func.count(), func.sum(tasks.c.weight))
-        .where(tasks.c.state.in_((State.READY.value, State.RUNNING.value)))
-        .group_by(tasks.c.role, tasks.c.state)
+        select(tasks.c.role, tasks.c.state, jobs.c.tier, func.count(), func.sum(tasks.c.weight))
+        .join(jobs, jobs.c.id == tasks.c.job_id)
+        .where(or_(tasks.c.state == State.RUNNING.value, and_(tasks.c.state == State.READY.value, may_run)))
+        .group_by(tasks.c.role, tasks.c.state, jobs.c.tier)
     )
-    by_state: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
-    for role, state, count, seconds in connection.execute(sums):
-        by_state[state][role] = (int(count), float(seconds))
+    num: dict[str, Counter[str]] = defaultdict(Counter)
+    seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    by_tier: dict[tuple[str, str], float] = {}
+    for role, state, tier, count, sum_s in connection.execute(sums):
+        num[state][role] += int(count)
+        seconds[state][role] += float(sum_s)
+        if state == State.READY.value:
+            by_tier[role, tier] = float(sum_s)
     here = select(workers.c.role, func.count()).where(workers.c.ended_us.is_(None), workers.c.drain_us.is_(None))
-    ready = by_state[State.READY.value]
     return Backlog(
         before=tuple(j.id for j in sorted(waiting, key=lambda j: (rank[j.tier], -j.priority, j.created_us, j.id))),
-        ready_s={role: seconds for role, (_, seconds) in ready.items()},
-        running_s={role: seconds for role, (_, seconds) in by_state[State.RUNNING.value].items()},
-        num_ready={role: count for role, (count, _) in ready.items()},
+        ready_s=dict(seconds[State.READY.value]),
+        running_s=dict(seconds[State.RUNNING.value]),
+        num_ready=dict(num[State.READY.value]),
         num_workers={role: int(n) for role, n in connection.execute(here.group_by(workers.c.role))},
+        num_running=dict(num[State.RUNNING.value]),
+        ready_by_tier_s=by_tier,
     )
 
 

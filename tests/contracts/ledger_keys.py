@@ -203,5 +203,7 @@ def test_the_backlog_counts_what_waits_and_what_runs(desk: LedgerDesk) -> None:
     desk.lease(slow, "a")
     seen = desk.ledger.view(outcomes.backlog)
     assert seen.before == (quick, slow)
-    assert (seen.running_s, seen.ready_s, seen.num_ready) == ({"render": 5.0}, {"render": 10.0}, {"render": 3})
+    assert (seen.running_s, seen.ready_s, seen.num_ready) == ({"render": 5.0}, {"render": 9.0}, {"render": 2})
+    assert seen.ready_by_tier_s == {("render", "batch"): 7.0, ("render", "interactive"): 2.0}
+    assert seen.num_running == {"render": 1}
     assert seen.num_workers == {"render": 2}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import FailureClass, NotFound
-from cluster.ledger import names, reasons, views
+from cluster.ledger import history, holdings, names, reasons, views
 from cluster.ledger.views import Touched
 from cluster.states import JobState, Move, State
 from cluster.why import Snapshot
-from tests.ledger_desk import LedgerDesk, file, task
+from tests.ledger_desk import RATE, LedgerDesk, file, task
 
 S1 = 1_000_000
 """Nano-dollars of one second of a worker."""
@@ -235,3 +235,30 @@ def test_views_write_nothing(desk: LedgerDesk) -> None:
     touched(desk, job, Move.CANCEL, {State.READY})
     assert desk.kinds(job) == before
     desk.check()
+
+
+def test_what_attempts_taught_is_told_with_the_shape_of_what_was_asked(desk: LedgerDesk) -> None:
+    spec = {"prompt": "a", "width_px": 8, "height_px": 6, "num_frames": 24, "num_steps": 4}
+    drawn = task("a", params={"spec": spec}, model="house", weight=2.0)
+    job = desk.submit(drawn, task("b", params={"num_shots": 3, "script": {"title": "long"}}), task("c", params={}))
+    for key, seconds in (("a", 5), ("b", 7), ("c", 1)):
+        desk.run(job, key, seconds=seconds)
+    found = {sample.shape: sample for sample in desk.ledger.view(history.samples)}
+    assert set(found) == {"width_px=8 height_px=6 num_frames=24 num_steps=4", "num_shots=3", None}
+    first = found["width_px=8 height_px=6 num_frames=24 num_steps=4"]
+    assert (first.step, first.model, first.predicted_s, first.actual_s) == ("draw", "house", 2.0, 5.0)
+
+
+def test_crews_are_those_who_take_work_and_where_nobody_does_those_who_did_last(desk: LedgerDesk) -> None:
+    def crews() -> list[tuple[int, int]]:
+        return sorted((one.num_workers, one.nano_per_hour) for one in desk.ledger.view(holdings.crews))
+
+    desk.join("dear", rate=9 * RATE)
+    assert crews() == [(1, 9 * RATE), (2, RATE)]
+    desk.ledger.drain("w1", reason="a person asked")
+    assert crews() == [(1, RATE), (1, 9 * RATE)]
+    desk.clock.advance(1)
+    desk.join("last", rate=5 * RATE)
+    for worker in ("w1", "w2", "dear", "last"):
+        desk.ledger.leave(desk.term, worker)
+    assert crews() == [(0, 5 * RATE)]

@@ -23,12 +23,34 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-NAMES = ["prompt", "model", "seconds", "size", "seed", "quality", "tier", "metadata", "input_reference", "n", "user"]
+NAMES = [
+    "prompt",
+    "model",
+    "seconds",
+    "size",
+    "seed",
+    "quality",
+    "tier",
+    "metadata",
+    "input_reference",
+    "n",
+    "user",
+    "kind",
+]
 FIELDS = st.fixed_dictionaries(
     {},
-    optional={name: st.sampled_from([BOAT, "house-video", "2", 2, "512x512", 7, "draft"]) | ANYTHING for name in NAMES},
+    optional={
+        name: st.sampled_from([BOAT, "house-video", "2", 2, "512x512", 7, "draft", "video"]) | ANYTHING
+        for name in NAMES
+    },
 ) | st.dictionaries(st.sampled_from(NAMES) | TEXT, ANYTHING, max_size=4)
-POSTS = ["/v1/videos", "/v1/images/generations", "/v1/videos/{video}/remix", "/v1/videos/{video}/cancel"]
+POSTS = [
+    "/v1/videos",
+    "/v1/images/generations",
+    "/v1/estimates",
+    "/v1/videos/{video}/remix",
+    "/v1/videos/{video}/cancel",
+]
 PATHS = {path: path for path in POSTS} | {"/v1/videos/{video}/remix": "/v1/videos/{video_id}/remix",
                                           "/v1/videos/{video}/cancel": "/v1/videos/{video_id}/cancel"}  # fmt: skip
 

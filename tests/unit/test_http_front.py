@@ -41,6 +41,7 @@ ROUTES = [
     ("HEAD", "/v1/images/{image}/content", (Scope.READ,)),
     ("GET", "/v1/models", (Scope.READ,)),
     ("GET", "/v1/models/{model}", (Scope.READ,)),
+    ("POST", "/v1/estimates", (Scope.READ, Scope.GENERATE)),
 ]
 OF_OBJECTS = [(method, path) for method, path, _ in ROUTES if "{video}" in path or "{image}" in path]
 IDS = [f"{method} {path}" for method, path, _ in ROUTES]
