@@ -153,11 +153,13 @@ def read(connection: Connection, key_id: str) -> Key:
     return _key(_row(connection, key_id))
 
 
-def listed(connection: Connection, *, tenant: str | None = None) -> list[Key]:
-    """Oldest first, the revoked ones too."""
+def listed(connection: Connection, *, tenant: str | None = None, show: str | None = None) -> list[Key]:
+    """Oldest first, the revoked ones too; of one tenant and bound to one show, if they are named."""
     query = select(api_keys).order_by(api_keys.c.created_us, api_keys.c.id)
     if tenant is not None:
         query = query.where(api_keys.c.tenant == tenant)
+    if show is not None:
+        query = query.where(api_keys.c.show == show)
     return [_key(row) for row in connection.execute(query)]
 
 

@@ -184,8 +184,8 @@ class Ledger:
         now_us = self.clock.now_us()
         return self._do(lambda c: keys.revoke(c, key_id, now_us=now_us))
 
-    def keys(self, tenant: str | None = None) -> list[Key]:
-        return self._do(lambda c: keys.listed(c, tenant=tenant))
+    def keys(self, tenant: str | None = None, show: str | None = None) -> list[Key]:
+        return self._do(lambda c: keys.listed(c, tenant=tenant, show=show))
 
     def authenticate(self, secret: str) -> Admitted | None:
         """Whose secret this is, None if nobody's; a key with a limit pays for a request."""

@@ -25,15 +25,15 @@ TASK = ("id", "job_id", "key", "step", "role", "state", "weight", "files", "resu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sight:
-    """Whose jobs somebody may see."""
+    """Whose jobs somebody may see; what is None bounds nothing. Nobody is shown one that was deleted."""
 
-    tenant: str
-    recipe: str
+    tenant: str | None = None
+    recipe: str | None = None
     show: str | None = None
 
     def covers(self) -> ColumnElement[bool]:
-        of_show = [] if self.show is None else [jobs.c.show == self.show]
-        return and_(jobs.c.tenant == self.tenant, jobs.c.recipe == self.recipe, jobs.c.deleted_us.is_(None), *of_show)
+        bounds = ((jobs.c.tenant, self.tenant), (jobs.c.recipe, self.recipe), (jobs.c.show, self.show))
+        return and_(jobs.c.deleted_us.is_(None), *(column == value for column, value in bounds if value is not None))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,29 +79,38 @@ class Backlog:
 
 def find(connection: Connection, sight: Sight, job_id: str) -> Outcome:
     """Raises NotFound."""
+    return _outcomes(connection, [seen(connection, sight, job_id)])[0]
+
+
+def seen(connection: Connection, sight: Sight, job_id: str) -> Job:
+    """The job alone. Raises NotFound."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id, sight.covers())).one_or_none()
     if row is None:
         raise NotFound(f"no job {job_id}")
-    return _outcomes(connection, [job_rows.as_job(row)])[0]
+    return job_rows.as_job(row)
 
 
 def page(connection: Connection, sight: Sight, *, after: str | None, limit: int, newest_first: bool) -> Page:
     """The jobs that follow `after` (an id) in the order of their creation. Raises NotFound for an unknown `after`."""
     query = select(jobs).where(sight.covers())
     if after is not None:
-        mark = connection.execute(
-            select(jobs.c.created_us, jobs.c.id).where(jobs.c.id == after, sight.covers())
-        ).one_or_none()
-        if mark is None:
-            raise NotFound(f"no job {after}", field="after")
-        at, by_id = jobs.c.created_us, jobs.c.id
-        if newest_first:
-            query = query.where(or_(at < mark.created_us, and_(at == mark.created_us, by_id < mark.id)))
-        else:
-            query = query.where(or_(at > mark.created_us, and_(at == mark.created_us, by_id > mark.id)))
+        query = query.where(beyond(connection, sight, after, newest_first=newest_first))
     order = [c.desc() if newest_first else c.asc() for c in (jobs.c.created_us, jobs.c.id)]
     found = [job_rows.as_job(row) for row in connection.execute(query.order_by(*order).limit(limit + 1))]
     return Page(outcomes=tuple(_outcomes(connection, found[:limit])), has_more=len(found) > limit)
+
+
+def beyond(connection: Connection, sight: Sight, after: str, *, newest_first: bool) -> ColumnElement[bool]:
+    """Of the jobs that follow `after` in the order of their creation. Raises NotFound for an unknown `after`."""
+    mark = connection.execute(
+        select(jobs.c.created_us, jobs.c.id).where(jobs.c.id == after, sight.covers())
+    ).one_or_none()
+    if mark is None:
+        raise NotFound(f"no job {after}", field="after")
+    at, by_id = jobs.c.created_us, jobs.c.id
+    if newest_first:
+        return or_(at < mark.created_us, and_(at == mark.created_us, by_id < mark.id))
+    return or_(at > mark.created_us, and_(at == mark.created_us, by_id > mark.id))
 
 
 def backlog(connection: Connection) -> Backlog:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, or_, select
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Row, Select, func, or_, select
 from cluster.errors import NotFound
 from cluster.fit import Asked, Place, last_trial
 from cluster.ledger import moves, views
+from cluster.ledger.outcomes import Sight
 from cluster.ledger.schema import attempts, edges, jobs, tasks, workers
 from cluster.schedule import TIER_RANK, Candidate, within_show
 from cluster.states import DONE, AttemptState, State
@@ -37,9 +39,15 @@ RUNNING: Select[Any] = (
 
 
 def snapshot(
-    connection: Connection, task_id: str, *, now_us: int, ratios: Mapping[str, float], farm_runs: bool | None
+    connection: Connection,
+    task_id: str,
+    *,
+    now_us: int,
+    ratios: Mapping[str, float],
+    farm_runs: bool | None,
+    sight: Sight,
 ) -> Snapshot:
-    """Raises NotFound."""
+    """What `sight` does not cover is counted, and not named. Raises NotFound."""
     task = moves.read(connection, task_id)
     if task is None:
         raise NotFound(f"no task {task_id}")
@@ -65,7 +73,7 @@ def snapshot(
         num_attempts=connection.execute(tries).scalar_one(),
         backoff_s=(task.not_before_us - now_us) / 1e6 if task.not_before_us else None,
         needs=_needs(connection, task, running, now_us) if task.unmet > 0 else (),
-        twin=_twin(connection, task, job, running, now_us),
+        twin=_twin(connection, task, job, running, now_us, sight),
         here=_here(connection, task_id, list(running.values()), now_us),
         ahead=_ahead(connection, task, job, now_us) if task.state == State.READY.value else (),
         ratios=ratios,
@@ -111,13 +119,18 @@ def _needs(connection: Connection, task: Row[Any], running: Mapping[str, Row[Any
 
 
 def _twin(
-    connection: Connection, task: Row[Any], job: Row[Any], running: Mapping[str, Row[Any]], now_us: int
+    connection: Connection,
+    task: Row[Any],
+    job: Row[Any],
+    running: Mapping[str, Row[Any]],
+    now_us: int,
+    sight: Sight,
 ) -> Work | None:
     """The task that is answering the same question now: `questions.ANSWERED_ELSEWHERE` says that there is one."""
     if task.content_key is None or task.generation > 0 or task.state not in (State.READY.value, State.BACKOFF.value):
         return None
     same = (
-        select(tasks.c.id)
+        select(tasks.c.id, sight.covers().label("seen"))
         .join(jobs, jobs.c.id == tasks.c.job_id)
         .where(
             tasks.c.content_key == task.content_key,
@@ -126,8 +139,11 @@ def _twin(
             jobs.c.tenant == job.tenant,
         )
     )
-    twin = connection.execute(same.limit(1)).scalar_one_or_none()
-    return _work(running[twin], running[twin], now_us) if twin is not None and twin in running else None
+    found = connection.execute(same.limit(1)).one_or_none()
+    if found is None or found.id not in running:
+        return None
+    twin = _work(running[found.id], running[found.id], now_us)
+    return twin if found.seen else replace(twin, name="a task of another show")
 
 
 def _here(connection: Connection, task_id: str, running: list[Row[Any]], now_us: int) -> tuple[Here, ...]:

@@ -1,4 +1,4 @@
-"""What people ask the ledger: lists of jobs, tasks and workers with what they cost, and what a verb would touch.
+"""What people ask the ledger: lists of jobs and tasks with what they cost, and what a verb would touch.
 
 `live_us` is the instant up to which running attempts count as cost; None where no farm is at work: then nobody pays.
 """
@@ -10,17 +10,45 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, not_, or_, select
 
+from cluster.errors import NotFound
 from cluster.fit import NOT_THE_WORKERS
 from cluster.ledger import jobs as job_rows
+from cluster.ledger import outcomes
 from cluster.ledger.jobs import Job
+from cluster.ledger.outcomes import Sight
 from cluster.ledger.schema import attempts, cost_lines, edges, jobs, tasks, workers
 from cluster.rates import cost_until, split
-from cluster.states import DONE, OVER, AttemptState, JobState, Move, State
+from cluster.states import DONE, OPEN, OVER, AttemptState, JobState, Move, State
 
 BATCH = 5_000  # databases bound the parameters of a statement
 FAILED = (AttemptState.FAILED.value, AttemptState.LOST.value, AttemptState.STUCK.value)
+
+
+def _job_state() -> ColumnElement[str]:
+    """`cluster.states.job_state`, as the database says it."""
+
+    def has(*some: State) -> ColumnElement[bool]:
+        return or_(*(jobs.c[f"n_{state.value}"] > 0 for state in some))
+
+    waits, broken = has(*(OPEN - {State.PENDING})), has(State.DEAD, State.NOT_COMPATIBLE)
+    active = has(*(OPEN - {State.PENDING, State.SUSPENDED}))
+    return case(
+        (and_(not_(waits), broken), JobState.FAILED.value),
+        (and_(not_(waits), has(State.CANCELED)), JobState.CANCELED.value),
+        (and_(not_(waits), has(State.PENDING, State.STALE)), JobState.FAILED.value),
+        (not_(waits), JobState.SUCCEEDED.value),
+        (not_(active), JobState.SUSPENDED.value),
+        (broken, JobState.FAILING.value),
+        (has(State.RUNNING), JobState.RUNNING.value),
+        (and_(has(State.IN_REVIEW), not_(has(State.READY, State.BACKOFF))), JobState.IN_REVIEW.value),
+        (has(*DONE), JobState.RUNNING.value),
+        else_=JobState.QUEUED.value,
+    )
+
+
+JOB_STATE = _job_state()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +77,6 @@ class TaskLine:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerLine:
-    """A worker with what it runs, as (job id, key of the task), and what it cost by kind, in nano-dollars."""
-
-    row: Row[Any]
-    running: tuple[tuple[str, str], ...]
-    nano: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Touched:
     """What a verb would do to the tasks of a job, and what was spent on them."""
 
@@ -69,25 +88,30 @@ class Touched:
 
 
 def job_list(
-    connection: Connection, *, show: str | None, states: Collection[JobState], limit: int, live_us: int | None
+    connection: Connection,
+    *,
+    sight: Sight,
+    show: str | None,
+    states: Collection[JobState],
+    limit: int,
+    live_us: int | None,
+    after: str | None = None,
 ) -> list[JobLine]:
-    """Newest first, at most `limit`; of all states if none is named."""
-    query = select(jobs).order_by(jobs.c.created_us.desc(), jobs.c.id.desc())
+    """Newest first, at most `limit`, those that follow `after`; of all states if none is named. Raises NotFound."""
+    query = select(jobs).where(sight.covers()).order_by(jobs.c.created_us.desc(), jobs.c.id.desc()).limit(limit)
     if show is not None:
         query = query.where(jobs.c.show == show)
+    if states:
+        query = query.where(JOB_STATE.in_([state.value for state in states]))
     if states and not set(states) & OVER:
         query = query.where(jobs.c.ended_us.is_(None))
     elif states and set(states) <= OVER:
         query = query.where(jobs.c.ended_us.is_not(None))
-    found: list[Job] = []
-    for row in connection.execute(query if states else query.limit(limit)):
-        job = job_rows.as_job(row)
-        if not states or job.state in states:
-            found.append(job)
-            if len(found) == limit:
-                break
+    if after is not None:
+        query = query.where(outcomes.beyond(connection, sight, after, newest_first=True))
+    found = [job_rows.as_job(row) for row in connection.execute(query)]
     nano = Counter[str]()
-    for part in _parts([job.id for job in found]):
+    for part in parts([job.id for job in found]):
         sums = select(cost_lines.c.job_id, func.sum(cost_lines.c.nano)).where(cost_lines.c.job_id.in_(part))
         nano.update({job: int(n) for job, n in connection.execute(sums.group_by(cost_lines.c.job_id))})
     for job_id, _, now in accruing(connection, live_us):
@@ -96,13 +120,28 @@ def job_list(
 
 
 def task_list(
-    connection: Connection, job_id: str, *, states: Collection[State], now_us: int, live_us: int | None
+    connection: Connection,
+    job_id: str,
+    *,
+    states: Collection[State],
+    now_us: int,
+    live_us: int | None,
+    after: str | None = None,
+    limit: int | None = None,
 ) -> list[TaskLine]:
-    """The tasks of a job in the order of its graph; of all states if none is named."""
+    """The tasks of a job in the order of its graph, `limit` at most that follow `after` (an id), all if it is None;
+    of all states if none is named. Raises NotFound for an unknown `after`."""
     columns = ("id", "key", "step", "role", "model", "state", "reason", "generation", "failures")
     query = select(*(tasks.c[name] for name in columns)).where(tasks.c.job_id == job_id).order_by(tasks.c.ordinal)
     if states:
         query = query.where(tasks.c.state.in_([state.value for state in states]))
+    if after is not None:
+        mark = select(tasks.c.ordinal).where(tasks.c.id == after, tasks.c.job_id == job_id)
+        ordinal = connection.execute(mark).scalar_one_or_none()
+        if ordinal is None:
+            raise NotFound("no such task", field="after", remedy="use the id of a task of the job")
+        query = query.where(tasks.c.ordinal > ordinal)
+    query = query.limit(limit)
     names = ("task_id", "generation", "worker_id", "started_us", "ended_us")
     tried = select(*(attempts.c[name] for name in names)).where(attempts.c.job_id == job_id).order_by(attempts.c.epoch)
     by_task: dict[tuple[str, int], list[Row[Any]]] = defaultdict(list)
@@ -163,35 +202,6 @@ def accruing(connection: Connection, live_us: int | None) -> list[tuple[str, str
         nano -= cost_until(one.nano_per_hour, one.since_us - one.spawned_us)
         found += [(r.job_id, r.task_id, n) for r, n in zip(rows, split(nano, [1] * len(rows)), strict=True)]
     return found
-
-
-def worker_list(connection: Connection, *, gone: bool, limit: int, live_us: int | None) -> list[WorkerLine]:
-    """Workers that are here, oldest first; with `gone` also those that have left, the last `limit` of all."""
-    query = select(workers).order_by(workers.c.spawned_us.desc(), workers.c.id.desc()).limit(limit)
-    if not gone:
-        query = query.where(workers.c.ended_us.is_(None))
-    rows = list(reversed(connection.execute(query).all()))
-    ids = [row.id for row in rows]
-    running: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    nano: dict[str, Counter[str]] = defaultdict(Counter)
-    for part in _parts(ids):
-        sums = select(cost_lines.c.worker_id, cost_lines.c.kind, func.sum(cost_lines.c.nano))
-        sums = sums.where(cost_lines.c.worker_id.in_(part)).group_by(cost_lines.c.worker_id, cost_lines.c.kind)
-        for worker_id, kind, booked in connection.execute(sums):
-            nano[worker_id][kind] = int(booked)
-        runs = (
-            select(attempts.c.worker_id, attempts.c.job_id, tasks.c.key)
-            .join(tasks, tasks.c.id == attempts.c.task_id)
-            .where(attempts.c.worker_id.in_(part), attempts.c.state == AttemptState.RUNNING.value)
-        )
-        for worker_id, job_id, key in connection.execute(runs.order_by(attempts.c.started_us)):
-            running[worker_id].append((job_id, key))
-    for row in rows:
-        if live_us is not None and row.ended_us is None:
-            held_us, booked_us = max(live_us, row.since_us) - row.spawned_us, row.since_us - row.spawned_us
-            more = cost_until(row.nano_per_hour, held_us) - cost_until(row.nano_per_hour, booked_us)
-            nano[row.id]["busy" if running[row.id] else "idle"] += more
-    return [WorkerLine(row=row, running=tuple(running[row.id]), nano=dict(nano[row.id])) for row in rows]
 
 
 def touched(
@@ -291,5 +301,5 @@ def waiting_for(connection: Connection, *, most: int = 200) -> set[tuple[str, st
     return {(row.role, row.model) for row in connection.execute(query)}
 
 
-def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+def parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[first : first + BATCH] for first in range(0, len(ids), BATCH))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cluster.ledger.keys import Key
     from cluster.ledger.ledger import Ledger
     from cluster.settings import Settings
+    from serve.rows import KeyRow
 
 HELP = "Make, list, rotate and revoke the keys of those who ask over HTTP."
 
@@ -124,25 +125,10 @@ def revoke(key: KeyOf, yes: Yes = False, as_json: AsJson = False) -> None:
         typer.echo(f"{_line(done)} is revoked")
 
 
-def row_of(key: Key) -> dict[str, Any]:
-    """A key as data."""
-    from serve.cli.rows import at
+def row_of(key: Key) -> KeyRow:
+    from serve.clerk import key_row
 
-    return {
-        "key": key.id,
-        "name": key.name,
-        "tenant": key.tenant,
-        "show": key.show,
-        "scopes": [scope.value for scope in key.scopes],
-        "prefix": key.prefix,
-        "requests_per_minute": key.requests_per_minute,
-        "in_flight_s": key.in_flight_s,
-        "created": at(key.created_us),
-        "used": at(key.used_us),
-        "rotated": at(key.rotated_us),
-        "old_until": at(key.old_until_us),
-        "revoked": at(key.revoked_us),
-    }
+    return key_row(key)
 
 
 def _table(found: Sequence[Key], *, now_us: int) -> RenderableType:
@@ -181,11 +167,9 @@ def _books() -> Iterator[tuple[Ledger, Settings]]:
 def _named(ledger: Ledger, text: str) -> Key:
     """Raises NotFound, InvalidInput for what fits several."""
     from cluster.ledger import keys as ledger_keys
-    from cluster.ledger import names
-    from serve.cli import office
+    from serve import naming
 
-    ids = ledger.view(lambda c: names.api_key_ids(c, text.strip().lower()))
-    key_id = office.one(ids, text, "key", "farm keys ls")
+    key_id = naming.key(ledger, text, tenant=None, show=None)
     return ledger.view(lambda c: ledger_keys.read(c, key_id))
 
 
@@ -199,7 +183,9 @@ def _tell_secret(key: Key, secret: str, *, as_json: bool) -> None:
     from serve.cli import rows
 
     if as_json:
-        rows.write([row_of(key) | {"secret": secret}])
+        from serve.clerk import new_key
+
+        rows.write([new_key(key, secret)])
         return
     typer.echo(secret)
     typer.echo(f"{_line(key)}: keep the line above, it is not shown again", err=True)

@@ -1,7 +1,8 @@
-"""The verbs of operating a farm: commands and their options. They need no running farm, only its ledger."""
+"""The verbs of operating a farm: commands and their options. They need no running farm, only its ledger or HTTP."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -40,66 +41,49 @@ Gone = Annotated[bool, typer.Option("--all", help="Also those that have left.")]
 Priority = Annotated[int | None, typer.Option(metavar="N", help="0 to 100, inside its tier.")]
 TierOf = Annotated[Tier | None, typer.Option("--tier", help="How urgent it is.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Kept in the ledger.")]
+NameOfShow = Annotated[str | None, typer.Argument(metavar="SHOW", help="This one alone.", show_default=False)]
+Share = Annotated[float | None, typer.Option(metavar="X", help="What it is owed, as a weight beside the others.")]
 WithTasks = Annotated[bool, typer.Option("--tasks", help="Also its tasks that are on hold on their own.")]
 
 
 @app.command(rich_help_panel=LOOK)
 def ls(state: JobStates = None, show: ShowOf = None, limit: Limit = 30, as_json: AsJson = False) -> None:
     """The jobs of the farm, newest first."""
-    from cluster.ledger import views
     from serve.cli import office, rows, tables
 
     of_show = None if show is None else utf8(show, "show")
     with office.opened() as desk:
-        live_us = desk.live_us
-        lines = desk.ledger.view(
-            lambda c: views.job_list(c, show=of_show, states=state or (), limit=limit, live_us=live_us)
-        )
-        now_us = desk.ledger.clock.now_us()
+        found = desk.jobs(show=of_show, states=state or (), limit=limit)
     if as_json:
-        rows.write(rows.job_rows(lines))
+        rows.write(found)
     else:
-        tables.put(tables.job_table(lines, now_us=now_us))
+        tables.put(tables.job_table(found, now=datetime.now(UTC)))
 
 
 @app.command(rich_help_panel=LOOK)
 def info(job: JobOf, as_json: AsJson = False) -> None:
     """All about one job: its state, cost, what runs, and its files."""
-    from cluster.ledger import views
     from serve.cli import office, rows, tables
 
     with office.opened() as desk:
-        job_id, live_us, now_us = office.job_named(desk, job), desk.live_us, desk.ledger.clock.now_us()
-        found = desk.ledger.job(job_id)
-        nano = desk.ledger.view(lambda c: views.nano_by_kind(c, job_id, live_us))
-        files = desk.ledger.view(lambda c: views.job_files(c, job_id))
-        running = desk.ledger.view(
-            lambda c: views.task_list(c, job_id, states=[State.RUNNING], now_us=now_us, live_us=live_us)
-        )
+        found = desk.job(desk.job_named(utf8(job, "ID")))
     if as_json:
-        costs = {kind: rows.money(n) for kind, n in nano.items()}
-        tasks = [rows.task_row(job_id, line) for line in running]
-        row = rows.job_row(found, sum(nano.values())) | {"cost_by_kind_usd": costs, "running": tasks}
-        rows.write([row | {"files": [{"task": key, **file} for key, file in files]}])
+        rows.write([found])
     else:
-        tables.put(tables.job_card(found, nano=nano, running=running, files=files, now_us=now_us))
+        tables.put(tables.job_card(found, now=datetime.now(UTC)))
 
 
 @app.command(rich_help_panel=LOOK)
 def tasks(job: JobOf, state: TaskStates = None, as_json: AsJson = False) -> None:
     """The tasks of a job: state, attempts, worker, seconds, cost."""
-    from cluster.ledger import views
     from serve.cli import office, rows, tables
 
     with office.opened() as desk:
-        job_id, live_us, now_us = office.job_named(desk, job), desk.live_us, desk.ledger.clock.now_us()
-        lines = desk.ledger.view(
-            lambda c: views.task_list(c, job_id, states=state or (), now_us=now_us, live_us=live_us)
-        )
+        found = desk.tasks(desk.job_named(utf8(job, "ID")), states=state or ())
     if as_json:
-        rows.write(rows.task_row(job_id, line) for line in lines)
+        rows.write(found)
     else:
-        tables.put(tables.task_table(lines))
+        tables.put(tables.task_table(found))
 
 
 @app.command(rich_help_panel=LOOK)
@@ -108,34 +92,56 @@ def log(job: JobOf, after: After = 0, follow: Follow = False, as_json: AsJson = 
     from serve.cli import office, story
 
     with office.opened() as desk:
-        story.tell(desk, office.job_named(desk, job), after=after, follow=follow, as_json=as_json)
+        story.tell(desk, desk.job_named(utf8(job, "ID")), after=after, follow=follow, as_json=as_json)
 
 
 @app.command(rich_help_panel=LOOK)
 def why(target: JobOrTask, as_json: AsJson = False) -> None:
     """Why a task does not run: all that holds it back, until when, and what to do."""
-    from serve.cli import inquiry, office
+    from serve.cli import office, rows, tables
 
     with office.opened() as desk:
-        inquiry.ask(desk, office.named(desk, target), as_json=as_json)
+        where = desk.named(utf8(target, "ID"))
+        one = desk.why_task(where) if where.task is not None else None
+        found = desk.why_job(where.job) if one is None else None
+    if as_json:
+        rows.write([one] if one else found.tasks if found else ())
+    else:
+        tables.put(tables.reasons(one) if one else tables.why_of_job(found) if found else "")
 
 
 @app.command(rich_help_panel=LOOK)
 def workers(everyone: Gone = False, limit: Limit = 200, as_json: AsJson = False) -> None:
     """Who works: what each holds, runs and costs."""
-    from cluster.ledger import views
     from serve.cli import office, rows, tables
 
     with office.opened() as desk:
-        live_us = desk.live_us
-        lines = desk.ledger.view(lambda c: views.worker_list(c, gone=everyone, limit=limit, live_us=live_us))
-        now_us, runs = desk.ledger.clock.now_us(), desk.farm_runs
+        found = desk.workers(gone=everyone, limit=limit)
     if as_json:
-        rows.write(rows.worker_row(line) for line in lines)
+        rows.write(found.data)
         return
-    tables.put(tables.worker_table(lines, now_us=now_us))
-    if runs is False and any(line.row.ended_us is None for line in lines):
+    tables.put(tables.worker_table(found.data, now=datetime.now(UTC)))
+    if found.farm_runs is False and any(row.left is None for row in found.data):
         typer.echo("no farm is at work here now: these were left behind by one that was killed")
+
+
+@app.command(rich_help_panel=LOOK)
+def shows(name: NameOfShow = None, share: Share = None, as_json: AsJson = False) -> None:
+    """The shows: what each is owed of the farm, runs, waits for and has spent."""
+    from serve.cli import office, rows, tables
+
+    if share is not None and name is None:
+        raise InvalidInput("--share is of one show", field="--share", remedy="name it: farm shows NAME --share X")
+    of_show = None if name is None else utf8(name, "show")
+    with office.opened() as desk:
+        if of_show is None:
+            found = desk.shows()
+        else:
+            found = [desk.show(of_show) if share is None else desk.set_share(of_show, share)]
+    if as_json:
+        rows.write(found)
+    else:
+        tables.put(tables.show_table(found))
 
 
 @app.command(rich_help_panel=ACT)
@@ -168,7 +174,7 @@ def requeue(target: JobOrTask, state: TaskStates = None, yes: Yes = False, as_js
     if wrong := set(state or ()) - REOPENABLE:
         allowed = ", ".join(sorted(one.value for one in REOPENABLE))
         raise InvalidInput(f"a task that is {min(wrong)} has not ended", field="--state", remedy=f"use {allowed}")
-    _order("requeue", target, yes=yes, as_json=as_json, states=frozenset(state or REOPENABLE))
+    _order("requeue", target, yes=yes, as_json=as_json, states=frozenset(state or ()))
 
 
 @app.command(rich_help_panel=ACT)
@@ -183,17 +189,26 @@ def pri(job: JobOf, priority: Priority = None, tier: TierOf = None, as_json: AsJ
     from serve.cli import office, orders
 
     with office.opened() as desk:
-        orders.set_priority(desk, job, priority=priority, tier=tier.value if tier else None, as_json=as_json)
+        orders.set_priority(
+            desk, utf8(job, "ID"), priority=priority, tier=tier.value if tier else None, as_json=as_json
+        )  # fmt: skip
 
 
 @app.command(rich_help_panel=ACT)
 def drain(worker: WorkerOf, reason: Reason = "a person asked", yes: Yes = False, as_json: AsJson = False) -> None:
     """Give a worker no more work."""
-    _order("drain", worker, yes=yes, as_json=as_json, reason=utf8(reason, "reason"))
+    from serve.cli import office, orders
+
+    because = utf8(reason, "reason")
+    with office.opened() as desk:
+        found = desk.worker_named(utf8(worker, "ID"))
+        orders.drain(desk, found, orders.Manner(yes=yes, as_json=as_json), reason=because)
 
 
 def _order(verb: str, target: str, *, yes: bool, as_json: bool, **more: Any) -> None:
     from serve.cli import office, orders
+    from serve.office import Order, Verb
 
     with office.opened() as desk:
-        getattr(orders, verb)(desk, target, orders.Manner(yes=yes, as_json=as_json), **more)
+        order = Order(verb=Verb(verb), where=desk.named(utf8(target, "ID")), **more)
+        orders.give(desk, order, orders.Manner(yes=yes, as_json=as_json))

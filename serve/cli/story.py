@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from datetime import datetime
 
-from cluster.clock import to_datetime
-from cluster.ledger import names
-from cluster.ledger.events import Event
 from serve.cli import rows
-from serve.cli.office import Office
 from serve.cli.wording import clean, short_id, short_worker
+from serve.office import Office
+from serve.rows import EventRow
 
 POLL_S = 0.5
-PAGE = 1_000
 WORDS = {
     "job.created": "submitted",
     "job.cancel": "canceled by a person",
@@ -51,49 +48,38 @@ WORDS = {
 
 def tell(office: Office, job_id: str, *, after: int, follow: bool, as_json: bool) -> None:
     """Prints the events of a job that follow number `after`; with `follow` until the job is over."""
-    ledger = office.ledger
-    keys: dict[str, str] = {}
     day = ""
     while True:
-        over = ledger.job(job_id).over  # asked before its events are read, so that none of them is missed
-        for event in _events(office, job_id, after):
+        page = office.events(job_id, after=after)
+        for event in page.data:
             after = event.seq
-            if event.task_id is not None and event.task_id not in keys:
-                keys |= {row["id"]: row["key"] for row in ledger.view(lambda c: names.keys_of(c, job_id))}
             if as_json:
-                rows.write([rows.event_row(event, keys)])
+                rows.write([event])
                 continue
-            at = to_datetime(event.at_us).astimezone()
+            at = datetime.fromisoformat(event.at).astimezone()
             if at.strftime("%Y-%m-%d") != day:
                 day = at.strftime("%Y-%m-%d")
                 print(f"{day}, {job_id}", flush=True)
-            key = keys.get(event.task_id or "", "")
-            print(f"{event.seq:>6}  {at:%H:%M:%S}  {clean(key) + ': ' if key else ''}{sentence(event)}", flush=True)
-        if not follow or over:
+            key = f"{clean(event.task)}: " if event.task else ""
+            print(f"{event.seq:>6}  {at:%H:%M:%S}  {key}{sentence(event)}", flush=True)
+        if page.has_more:
+            continue
+        if not follow or page.over:
             return
         time.sleep(POLL_S)
 
 
-def _events(office: Office, job_id: str, after: int) -> Iterator[Event]:
-    while True:
-        page = office.ledger.events(job_id, after=after, limit=PAGE)
-        yield from page
-        if len(page) < PAGE:
-            return
-        after = page[-1].seq
-
-
-def sentence(event: Event) -> str:
+def sentence(event: EventRow) -> str:
     """What happened, in a few words."""
-    data = event.data
-    said = WORDS.get(event.kind, clean(event.kind.partition(".")[2].replace("_", " ")))
-    match event.kind:
+    data = event.plain()
+    said = WORDS.get(event.event, clean(event.event.partition(".")[2].replace("_", " ")))
+    match event.event:
         case "job.created":
             said += f': "{clean(str(data.get("title", "")), 120)}", {data.get("tier")}, show {clean(str(data["show"]))}'
         case "job.priority":
             said = f"priority {data.get('priority')}, tier {data.get('tier')}"
         case "task.created":
-            said += f", {event.to_state}"
+            said += f", {event.state}"
         case "task.lease":
             said += f" on {short_worker(clean(str(data.get('worker'))))}, epoch {event.epoch}"
         case "task.commit" if data.get("adopted"):

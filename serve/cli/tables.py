@@ -1,23 +1,21 @@
-"""Jobs, tasks and workers as a person reads them: tables that fit the terminal. Pure, but for printing."""
+"""Rows as a person reads them: tables that fit the terminal. Pure, but for printing."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
-from cluster.clock import to_datetime
-from cluster.ledger.jobs import Job
-from cluster.ledger.views import JobLine, TaskLine, WorkerLine
-from cluster.rates import usd
 from cluster.states import DONE, JobState, State
 from cluster.timing import span
-from cluster.why import Explanation
 from serve.cli import wording
 from serve.cli.wording import clean, dollars, plural, seconds, short_id, short_worker
+from serve.rows import JobCard, JobRow, JobWhy, ReasonRow, ShowRow, TaskRow, WorkerRow
 
 STYLES = {
     JobState.RUNNING: "cyan",
@@ -41,122 +39,131 @@ def put(picture: RenderableType) -> None:
     Console(file=sys.stdout, highlight=False, emoji=False, markup=False).print(picture)
 
 
-def job_table(lines: Sequence[JobLine], *, now_us: int) -> RenderableType:
-    if not lines:
+def job_table(rows: Sequence[JobRow], *, now: datetime) -> RenderableType:
+    if not rows:
         return Text("no jobs")
     table = Grid("JOB", "STATE", ">DONE", ">COST", ">AGE", "SHOW", "TITLE")
-    for line in lines:
-        job = line.job
-        done = sum(job.counts.get(state, 0) for state in DONE)
-        state = Text("held" if job.held and not job.over else job.state.value, style=_style(job))
+    for row in rows:
+        done = sum(row.counts.get(state, 0) for state in DONE)
         table.row(
-            short_id(job.id),
-            state,
-            f"{done}/{job.num_tasks}",
-            dollars(usd(line.nano)),
-            span((now_us - job.created_us) / 1e6),
-            clean(job.show),
-            clean(job.title) or "(no title)",
+            short_id(row.job),
+            Text("held" if _waits(row) else row.state.value, style=_style(row)),
+            f"{done}/{row.tasks}",
+            dollars(Decimal(row.cost_usd)),
+            _since(row.created, now),
+            clean(row.show),
+            clean(row.title) or "(no title)",
         )
     return table
 
 
-def task_table(lines: Sequence[TaskLine]) -> RenderableType:
-    if not lines:
+def task_table(rows: Sequence[TaskRow]) -> RenderableType:
+    if not rows:
         return Text("no tasks")
     table = Grid("TASK", "STATE", "STEP", ">TRIES", ">TOOK", ">COST", "WORKER, OR WHY")
-    for line in lines:
-        worker = short_worker(line.worker_id) if line.worker_id else ""
-        reason = clean(line.reason) if line.reason and line.state not in (State.READY, State.PENDING) else ""
+    for row in rows:
+        worker = short_worker(row.worker) if row.worker else ""
+        reason = clean(row.reason) if row.reason and row.state not in (State.READY, State.PENDING) else ""
+        cost = Decimal(row.cost_usd)
         table.row(
-            Text(clean(line.key), style="bold" if line.state is State.RUNNING else ""),
-            Text(line.state.value, style=STYLES.get(line.state, "")),
-            clean(line.step),
-            str(line.num_attempts or ""),
-            seconds(line.seconds) if line.seconds is not None else "",
-            dollars(usd(line.nano)) if line.nano else "",
+            Text(clean(row.task), style="bold" if row.state is State.RUNNING else ""),
+            Text(row.state.value, style=STYLES.get(row.state, "")),
+            clean(row.step),
+            str(row.attempts or ""),
+            seconds(row.seconds) if row.seconds is not None else "",
+            dollars(cost) if cost else "",
             reason or worker,
         )
     return table
 
 
-def worker_table(lines: Sequence[WorkerLine], *, now_us: int) -> RenderableType:
+def worker_table(rows: Sequence[WorkerRow], *, now: datetime) -> RenderableType:
     """Two lines for each: who it is and what it does; what it is."""
-    if not lines:
+    if not rows:
         return Text("no workers")
     table = Grid("WORKER", "STATE", ">HELD", ">COST", "WITH WHAT, OR WHY")
-    for line in lines:
-        row = line.row
-        held_us = (row.ended_us or now_us) - row.spawned_us
-        idle = sum(n for kind, n in line.nano.items() if kind in ("idle", "load"))
-        word, rest = state_of(line)
+    for row in rows:
+        idle = sum(Decimal(cost) for kind, cost in row.cost_by_kind_usd.items() if kind in ("idle", "load"))
         table.row(
-            short_worker(row.id),
-            Text(word, style="cyan" if word == "busy" else ""),
-            span(held_us / 1e6),
-            dollars(usd(sum(line.nano.values()))),
-            clean(rest),
+            short_worker(row.worker),
+            Text(row.state, style="cyan" if row.state == "busy" else ""),
+            _since(row.held_since, now if row.left is None else datetime.fromisoformat(row.left)),
+            dollars(Decimal(row.cost_usd)),
+            clean(_with_what(row)),
         )
-        holds = f"{row.num_accelerators} x {row.accelerator}" if row.num_accelerators else row.accelerator
+        holds = f"{row.accelerators} x {row.accelerator}" if row.accelerators else row.accelerator
         facts = [row.role, row.model or "", f"{holds} {row.price_class}", f"on {row.node[-8:]}"]
-        facts += [f"idle for {dollars(usd(idle))}", f"since {_when(row.spawned_us)}"]
+        facts += [f"idle for {dollars(Decimal(idle))}", f"since {_when(row.held_since)}"]
         table.note(clean(", ".join(filter(None, facts))))
     return table
 
 
-def state_of(line: WorkerLine) -> tuple[str, str]:
-    """busy, idle, draining or gone; and with what, or why."""
-    row = line.row
-    tasks = ", ".join(f"{short_id(job_id)}/{key}" for job_id, key in line.running)
-    if row.ended_us is not None:
-        return "gone", ""
-    if row.drain_us is not None:
-        return "draining", "; ".join(filter(None, [row.drain_reason or "", tasks]))
-    return ("busy", tasks) if line.running else ("idle", "")
+def _with_what(row: WorkerRow) -> str:
+    """What it runs, or why it drains."""
+    if row.left is not None:
+        return ""
+    others = [f"{row.others} of others"] if row.others else []
+    tasks = ", ".join([*(f"{short_id(one.job)}/{one.task}" for one in row.running), *others])
+    return "; ".join(filter(None, [row.drain_reason or "", tasks])) if row.state == "draining" else tasks
 
 
-def job_card(
-    job: Job,
-    *,
-    nano: dict[str, int],
-    running: Iterable[TaskLine],
-    files: Sequence[tuple[str, dict[str, object]]],
-    now_us: int,
-) -> RenderableType:
+def show_table(rows: Sequence[ShowRow]) -> RenderableType:
+    if not rows:
+        return Text("no shows")
+    table = Grid("SHOW", ">SHARE", ">JOBS", ">RUNNING", ">WAITING", ">SPENT", "TENANT")
+    for row in rows:
+        counts = (str(row.jobs), str(row.running), str(row.waiting))
+        table.row(clean(row.show), f"{row.share:g}", *counts, dollars(Decimal(row.spent_usd)), row.tenant)
+    return table
+
+
+def job_card(row: JobCard, *, now: datetime) -> RenderableType:
     """All about one job."""
     table = Card()
-    state = Text(job.state.value, style=_style(job))
-    if job.held:
+    state = Text(row.state.value, style=_style(row))
+    if row.held:
         state.append(", on hold: it gets no new work", style="magenta")
-    table.row("job", job.id)
+    table.row("job", row.job)
     table.row("state", state)
-    counts = ", ".join(f"{n} {s.value}" for s, n in job.counts.items() if n)
-    table.row("tasks", f"{job.num_tasks}: {counts}")
-    table.row("asked by", f"{clean(job.tenant)}, show {clean(job.show)}, {job.tier} {job.priority}")
-    table.row("recipe", f"{job.recipe}, version {job.version}")
-    table.row("submitted", f"{_when(job.created_us)}, {span((now_us - job.created_us) / 1e6)} ago")
-    if job.ended_us is not None:
-        table.row("ended", f"{_when(job.ended_us)}, after {span((job.ended_us - job.created_us) / 1e6)}")
-    if job.deadline_us is not None:
-        table.row("deadline", _when(job.deadline_us))
-    parts = [f"{kind} {dollars(usd(n))}" for kind, n in nano.items() if n]
-    table.row("cost", dollars(usd(sum(nano.values()))) + (f": {', '.join(parts)}" if parts else ""))
-    for line in running:
-        took = seconds(line.seconds or 0.0)
-        table.row("runs", f"{clean(line.key)} on {short_worker(line.worker_id or '?')}, {took}")
-    for _, file in files:
+    counts = ", ".join(f"{n} {state}" for state, n in row.counts.items())
+    table.row("tasks", f"{row.tasks}: {counts}")
+    table.row("asked by", f"{clean(row.tenant)}, show {clean(row.show)}, {row.tier} {row.priority}")
+    table.row("recipe", f"{row.recipe}, version {row.version}")
+    table.row("submitted", f"{_when(row.created)}, {_since(row.created, now)} ago")
+    if row.ended is not None:
+        took = _since(row.created, datetime.fromisoformat(row.ended))
+        table.row("ended", f"{_when(row.ended)}, after {took}")
+    if row.deadline is not None:
+        table.row("deadline", _when(row.deadline))
+    costs = {kind: Decimal(cost) for kind, cost in row.cost_by_kind_usd.items()}
+    parts = [f"{kind} {dollars(cost)}" for kind, cost in costs.items() if cost]
+    table.row("cost", dollars(Decimal(row.cost_usd)) + (f": {', '.join(parts)}" if parts else ""))
+    for task in row.running:
+        took = seconds(task.seconds or 0.0)
+        table.row("runs", f"{clean(task.task)} on {short_worker(task.worker or '?')}, {took}")
+    for file in row.files:
         size = wording.size(int(str(file.get("size_bytes", 0))))
         table.row("file", Text.assemble(clean(str(file.get("name"))), (f", {size}", "dim")))
-    return Group(Text(clean(job.title, 200) or "(no title)", style="bold"), Text(), table)
+    return Group(Text(clean(row.title, 200) or "(no title)", style="bold"), Text(), table)
 
 
-def reasons(job_id: str, key: str, found: Explanation) -> RenderableType:
+def why_of_job(found: JobWhy) -> RenderableType:
+    """What is broken, what runs, what could, and how many wait for those."""
+    held = ", on hold" if found.held and not found.over else ""
+    lines: list[RenderableType] = [Text(f"{found.job} is {found.state.value}{held}"), *map(reasons, found.tasks)]
+    for state, count in found.others.items():
+        more = "more task" if found.tasks else "task"
+        lines.append(Text(f"{plural(count, more)} {'is' if count == 1 else 'are'} {state}", style="dim"))
+    return Group(*lines)
+
+
+def reasons(found: ReasonRow) -> RenderableType:
     """One task: its state, what holds it back, when that may be over, and what to do."""
 
     def short(remedy: str) -> Indented:
-        return Indented(text=Text(remedy.replace(job_id, short_id(job_id)), style="cyan"), by=4)
+        return Indented(text=Text(remedy.replace(found.job, short_id(found.job)), style="cyan"), by=4)
 
-    lines: list[RenderableType] = [Text.assemble((clean(key), "bold"), f" {clean(found.said)}")]
+    lines: list[RenderableType] = [Text.assemble((clean(found.task), "bold"), f" {clean(found.said)}")]
     for hold in found.holds:
         when = f" (about {span(hold.eta_s)})" if hold.eta_s is not None and len(found.holds) > 1 else ""
         lines.append(Indented(text=Text(f"- {clean(hold.text)}{when}"), by=2))
@@ -169,7 +176,7 @@ def reasons(job_id: str, key: str, found: Explanation) -> RenderableType:
     return Group(*lines)
 
 
-def expected(found: Explanation) -> str:
+def expected(found: ReasonRow) -> str:
     """When it starts, or ends, as far as anybody knows."""
     if found.state in DONE:
         return ""
@@ -181,9 +188,9 @@ def expected(found: Explanation) -> str:
     return f"{what} in about {span(found.eta_s)}" if found.eta_s >= 1.5 else f"{what} at any moment"
 
 
-def summed(count: int, noun: str, by_state: dict[State, int]) -> str:
+def summed(count: int, noun: str, by_state: Mapping[str, int]) -> str:
     """ "3 tasks (1 running, 2 ready)"."""
-    parts = ", ".join(f"{n} {state.value}" for state, n in by_state.items())
+    parts = ", ".join(f"{n} {state}" for state, n in by_state.items())
     return f"{plural(count, noun)} ({parts})" if parts else plural(count, noun)
 
 
@@ -251,9 +258,17 @@ class Grid:
             yield whole
 
 
-def _style(job: Job) -> str:
-    return "magenta" if job.held and not job.over else STYLES.get(job.state, "")
+def _waits(row: JobRow) -> bool:
+    return row.held and row.ended is None
 
 
-def _when(us: int) -> str:
-    return to_datetime(us).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _style(row: JobRow) -> str:
+    return "magenta" if _waits(row) else STYLES.get(row.state, "")
+
+
+def _since(then: str, now: datetime) -> str:
+    return span((now - datetime.fromisoformat(then)).total_seconds())
+
+
+def _when(instant: str) -> str:
+    return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

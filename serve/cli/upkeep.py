@@ -28,12 +28,11 @@ def ledger(context: typer.Context) -> None:
 @app.command()
 def backup(file: File, as_json: AsJson = False) -> None:
     """Copy the ledger, as it is at one instant, into a new FILE; a farm may go on writing."""
-    from cluster import settings as settings_module
     from cluster.ledger import upkeep
-    from serve.cli import rows
+    from serve.cli import office, rows
     from serve.cli.wording import plural, size
 
-    done = upkeep.backup(settings_module.load().ledger, file)
+    done = upkeep.backup(office.here("farm ledger").ledger, file)
     if as_json:
         rows.write([{"verb": "backup", "file": str(done.path), "bytes": done.num_bytes, "jobs": done.num_jobs}])
     else:
@@ -44,12 +43,11 @@ def backup(file: File, as_json: AsJson = False) -> None:
 def restore(file: File, yes: Yes = False, as_json: AsJson = False) -> None:
     """Put a backup in the place of the ledger; the old one stays beside it. No farm may be at work."""
     from cluster import farm_lock
-    from cluster import settings as settings_module
     from cluster.ledger import upkeep
-    from serve.cli import rows
+    from serve.cli import office, rows
     from serve.cli.wording import plural
 
-    settings = settings_module.load()
+    settings = office.here("farm ledger")
     settings.home.mkdir(parents=True, exist_ok=True)
     with farm_lock.held(settings.home):
         found = upkeep.looked_at(settings.ledger, file)
@@ -75,8 +73,8 @@ def check(as_json: AsJson = False) -> int:
     from serve.cli import office, rows
     from serve.cli.wording import clean, plural
 
-    with office.opened() as desk:
-        flaws = desk.ledger.view(upkeep.check)
+    with office.ledger_of(office.here("farm ledger")) as ledger:
+        flaws = ledger.view(upkeep.check)
     if as_json:
         rows.write({"flaw": flaw} for flaw in flaws)
     else:

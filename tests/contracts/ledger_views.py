@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import chain, product
+
 import pytest
+from sqlalchemy import Connection, delete, insert, select
 
 from cluster.errors import FailureClass, NotFound
-from cluster.ledger import history, holdings, names, reasons, views
+from cluster.ledger import history, holdings, names, reasons, rosters, views
+from cluster.ledger.outcomes import Sight
+from cluster.ledger.schema import jobs
 from cluster.ledger.views import Touched
-from cluster.states import JobState, Move, State
+from cluster.states import JobState, Move, State, job_state
 from cluster.why import Snapshot
 from tests.ledger_desk import RATE, LedgerDesk, file, task
 
@@ -22,7 +27,9 @@ def touched(desk: LedgerDesk, job: str, how: Move, states: set[State], *keys: st
 
 def snapshot(desk: LedgerDesk, job: str, key: str) -> Snapshot:
     task_id, now_us = desk.task(job, key)["id"], desk.clock.now_us()
-    return desk.ledger.view(lambda c: reasons.snapshot(c, task_id, now_us=now_us, ratios={"draw": 2.0}, farm_runs=True))
+    return desk.ledger.view(
+        lambda c: reasons.snapshot(c, task_id, now_us=now_us, ratios={"draw": 2.0}, farm_runs=True, sight=Sight())
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,9 +46,29 @@ def test_a_part_names_what_it_begins_or_ends(desk: LedgerDesk, part: str, found:
 def test_an_id_is_found_without_its_first_word(desk: LedgerDesk) -> None:
     job = desk.submit(task("a"))
     task_id = desk.task(job, "a")["id"]
-    assert desk.ledger.view(lambda c: names.job_ids(c, job[4:20])) == [job]
-    assert desk.ledger.view(lambda c: names.task_ids(c, task_id[5:24])) == [task_id]
-    assert desk.ledger.view(lambda c: names.job_ids(c, task_id)) == []
+    assert desk.ledger.view(lambda c: names.job_ids(c, job[4:20], Sight())) == [job]
+    assert desk.ledger.view(lambda c: names.task_ids(c, task_id[5:24], Sight())) == [task_id]
+    assert desk.ledger.view(lambda c: names.job_ids(c, task_id, Sight())) == []
+
+
+def test_the_database_calls_the_state_of_a_job_as_the_code_does(desk: LedgerDesk) -> None:
+    """All sets of states that its tasks can be in."""
+    sets = [dict(zip(State, counts, strict=True)) for counts in product((0, 1), repeat=len(State))]
+    job = desk.submit(task("a"))
+
+    def told(connection: Connection) -> list[str]:
+        of_job = select(jobs).where(jobs.c.id == job)
+        row = connection.execute(of_job).one()._mapping
+        rows = [
+            {**row, "id": f"job_{n}", "idempotency_key": None, **{f"n_{s.value}": m for s, m in counts.items()}}
+            for n, counts in enumerate(sets)
+        ]
+        connection.execute(insert(jobs), rows)
+        said = {row.id: row[1] for row in connection.execute(select(jobs.c.id, views.JOB_STATE))}
+        connection.execute(delete(jobs).where(jobs.c.id != job))
+        return [said[f"job_{n}"] for n in range(len(sets))]
+
+    assert desk.ledger.view(told) == [job_state(counts).value for counts in sets]
 
 
 def test_jobs_are_listed_by_show_and_state_newest_first(desk: LedgerDesk) -> None:
@@ -52,7 +79,9 @@ def test_jobs_are_listed_by_show_and_state_newest_first(desk: LedgerDesk) -> Non
 
     def listed(show: str | None, *states: JobState, limit: int = 10) -> list[tuple[str, int]]:
         live_us = desk.clock.now_us()
-        lines = desk.ledger.view(lambda c: views.job_list(c, show=show, states=states, limit=limit, live_us=live_us))
+        lines = desk.ledger.view(
+            lambda c: views.job_list(c, sight=Sight(), show=show, states=states, limit=limit, live_us=live_us)
+        )
         return [(line.job.id, line.nano) for line in lines]
 
     assert listed(None) == [(waits, 0), (done, 3 * S1)]
@@ -62,6 +91,79 @@ def test_jobs_are_listed_by_show_and_state_newest_first(desk: LedgerDesk) -> Non
     assert listed(None, JobState.SUCCEEDED) == [(done, 3 * S1)]
     assert listed(None, JobState.SUCCEEDED, JobState.QUEUED, limit=1) == [(waits, 0)]
     assert listed("two", JobState.SUCCEEDED) == []
+
+
+def test_what_is_out_of_sight_is_neither_listed_nor_named(desk: LedgerDesk) -> None:
+    own, theirs = desk.submit(task("a"), show="one"), desk.submit(task("a"), tenant="other", show="one")
+    gone = desk.submit(task("a"), show="two")
+    desk.ledger.delete_job(gone)
+
+    def seen(**bounds: str) -> tuple[list[str], list[str], list[str]]:
+        sight = Sight(**bounds)
+        listed = desk.ledger.view(lambda c: views.job_list(c, sight=sight, show=None, states=(), limit=9, live_us=None))
+        both = []
+        for job in (own, theirs, gone):
+            task_id = desk.task(job, "a")["id"]
+            both.append(desk.ledger.view(lambda c, j=job: names.job_ids(c, j, sight)))  # type: ignore[misc]
+            both.append(desk.ledger.view(lambda c, t=task_id: names.task_ids(c, t, sight)))  # type: ignore[misc]
+        return sorted(line.job.id for line in listed), sorted(chain(*both[::2])), sorted(chain(*both[1::2]))
+
+    first, second = desk.task(own, "a")["id"], desk.task(theirs, "a")["id"]
+    assert seen() == (sorted([own, theirs]), sorted([own, theirs]), sorted([first, second]))
+    assert seen(tenant="other") == ([theirs], [theirs], [second])
+    assert seen(tenant="studio", show="two") == ([], [], [])
+    with pytest.raises(NotFound):
+        desk.ledger.view(lambda c: views.job_list(
+            c, sight=Sight(tenant="other"), show=None, states=(), limit=9, live_us=None, after=own))  # fmt: skip
+
+
+def test_jobs_and_tasks_come_in_pages(desk: LedgerDesk) -> None:
+    made = [desk.submit(task("a"), task("b"), task("c")) for _ in range(3)]
+    newest = sorted(made, reverse=True)  # all of one instant
+
+    def jobs_after(after: str | None) -> list[str]:
+        lines = desk.ledger.view(
+            lambda c: views.job_list(c, sight=Sight(), show=None, states=(), limit=2, live_us=None, after=after)
+        )
+        return [line.job.id for line in lines]
+
+    def tasks_after(after: str | None) -> list[str]:
+        lines = desk.ledger.view(
+            lambda c: views.task_list(c, made[0], states=(), now_us=0, live_us=None, after=after, limit=2)
+        )
+        return [line.key for line in lines]
+
+    assert (jobs_after(None), jobs_after(newest[1])) == (newest[:2], newest[2:])
+    b, foreign = desk.task(made[0], "b")["id"], desk.task(made[1], "a")["id"]
+    assert (tasks_after(None), tasks_after(b)) == (["a", "b"], ["c"])
+    with pytest.raises(NotFound):
+        tasks_after(foreign)
+
+
+def test_shows_are_listed_with_what_they_are_owed_do_and_spent(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"), task("b"), task("c", "b"), show="one")
+    desk.submit(task("a"), tenant="other", show="two")
+    desk.run(job, "a", seconds=3)
+    desk.lease(job, "b")
+    desk.ledger.set_share("studio", "zero", 2.5)
+    lines = desk.ledger.view(lambda c: rosters.show_list(c, tenant="studio", show=None))
+    assert [(x.name, x.share, x.num_jobs, x.num_running, x.num_waiting, x.nano) for x in lines] == [
+        ("one", 1.0, 1, 1, 1, 3 * S1), ("zero", 2.5, 0, 0, 0, 0)
+    ]  # fmt: skip
+    assert [x.name for x in desk.ledger.view(lambda c: rosters.show_list(c, tenant="other", show="two"))] == ["two"]
+    assert [x.name for x in desk.ledger.view(lambda c: rosters.show_list(c, tenant=None, show=None))] == [
+        "two", "one", "zero"
+    ]  # fmt: skip
+
+
+def test_a_worker_names_what_it_runs_as_far_as_that_may_be_seen(desk: LedgerDesk) -> None:
+    own, theirs = desk.submit(task("a")), desk.submit(task("b"), tenant="other")
+    desk.lease(own, "a")
+    desk.lease(theirs, "b")
+    line = desk.ledger.view(lambda c: rosters.worker(c, "w1", sight=Sight(tenant="studio"), live_us=None))
+    assert (line.running, line.num_others) == (((own, "a"),), 1)
+    with pytest.raises(NotFound):
+        desk.ledger.view(lambda c: rosters.worker(c, "nobody", sight=Sight(), live_us=None))
 
 
 def test_what_runs_costs_its_part_of_what_is_not_booked_yet(desk: LedgerDesk) -> None:
@@ -83,15 +185,16 @@ def test_what_runs_costs_its_part_of_what_is_not_booked_yet(desk: LedgerDesk) ->
     assert [(x.key, x.num_attempts, x.worker_id, x.seconds, x.nano) for x in lines] == [
         ("a", 1, "w1", 12.0, 7 * S1), ("done", 1, "w1", 4.0, 4 * S1)
     ]  # fmt: skip
-    workers = desk.ledger.view(lambda c: views.worker_list(c, gone=False, limit=9, live_us=now_us))
+    workers = desk.ledger.view(lambda c: rosters.worker_list(c, sight=Sight(), gone=False, limit=9, live_us=now_us))
     assert {x.row.id: (x.running, sum(x.nano.values())) for x in workers} == {
         "w1": (((one, "a"), (two, "b")), 16 * S1), "w2": ((), 16 * S1)
     }  # fmt: skip
     desk.ledger.leave(desk.term, "w2")
-    assert [w.row.id for w in desk.ledger.view(lambda c: views.worker_list(c, gone=False, limit=9, live_us=None))] == [
-        "w1"
-    ]
-    assert len(desk.ledger.view(lambda c: views.worker_list(c, gone=True, limit=9, live_us=None))) == 2
+    assert [
+        w.row.id
+        for w in desk.ledger.view(lambda c: rosters.worker_list(c, sight=Sight(), gone=False, limit=9, live_us=None))
+    ] == ["w1"]
+    assert len(desk.ledger.view(lambda c: rosters.worker_list(c, sight=Sight(), gone=True, limit=9, live_us=None))) == 2
 
 
 def test_a_task_shows_the_attempts_of_its_generation(desk: LedgerDesk) -> None:
@@ -178,7 +281,9 @@ def test_a_snapshot_has_inputs_in_the_order_of_the_graph_and_what_is_behind_them
     desk.commit(running)
     assert [n.key for n in snapshot(desk, job, "d").needs] == ["c", "b"]
     with pytest.raises(NotFound):
-        desk.ledger.view(lambda c: reasons.snapshot(c, "task_nobody", now_us=0, ratios={}, farm_runs=None))
+        desk.ledger.view(
+            lambda c: reasons.snapshot(c, "task_nobody", now_us=0, ratios={}, farm_runs=None, sight=Sight())
+        )
 
 
 def test_a_snapshot_counts_who_comes_first(desk: LedgerDesk) -> None:

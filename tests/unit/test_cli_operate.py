@@ -560,7 +560,7 @@ def test_a_job_is_named_by_its_id_or_a_part_that_fits_one_alone(farm: Farm) -> N
         (["cancel"], "Missing argument 'JOB[/TASK]'"),
         (["info", "a\udcffbcd"], "the ID is not UTF-8 text"),
         (["ls", "--show", "a\udcff"], "the show is not UTF-8 text"),
-        (["why", "FILM/a\udcff"], "no task 'a\\udcff' in job_"),
+        (["why", "FILM/a\udcff"], "the ID is not UTF-8 text"),
         (["drain", "w1", "--reason", "a\udcff"], "the reason is not UTF-8 text"),
     ],
     ids=lambda value: ascii(" ".join(value)) if isinstance(value, list) else "",
