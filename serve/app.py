@@ -88,7 +88,7 @@ class Api:
             Catalog.load(settings.home / "models.d"),
             settings,
             desk=RayDesk(lease_wait_s=settings.lease_wait_s),
-            replica=ray_serve.get_replica_context().replica_id.unique_id,
+            behind_proxy=True,
         )
 
     async def check_health(self) -> None:

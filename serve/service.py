@@ -23,6 +23,7 @@ from cluster.ledger.outcomes import Backlog
 from cluster.settings import Settings
 from cluster.store import Store
 from cluster.timing import Paces, learned
+from serve.feed import Feed
 
 T = TypeVar("T")
 ASK_S = 1.0
@@ -94,9 +95,11 @@ class Service:
     settings: Settings
     desk: Desk | None = None
     queue: Queue = field(init=False)
+    feed: Feed = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.ledger)
+        self.feed = Feed(self)
 
     def poke(self) -> None:
         """The dispatcher also looks by itself: whether it hears this does not matter."""

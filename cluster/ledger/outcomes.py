@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from cluster.errors import NotFound
 from cluster.ledger import jobs as job_rows
+from cluster.ledger.database import padded
 from cluster.ledger.jobs import Job
 from cluster.ledger.money import Spend
 from cluster.ledger.schema import attempts, cost_lines, dispatcher, jobs, tasks, workers
@@ -88,6 +89,12 @@ def seen(connection: Connection, sight: Sight, job_id: str) -> Job:
     if row is None:
         raise NotFound(f"no job {job_id}")
     return job_rows.as_job(row)
+
+
+def of(connection: Connection, ids: Sequence[str]) -> dict[str, Outcome]:
+    """By id, of those of them that are there: for who has found each of them before."""
+    rows = connection.execute(select(jobs).where(jobs.c.id.in_(padded(ids)), jobs.c.deleted_us.is_(None)))
+    return {one.job.id: one for one in _outcomes(connection, [job_rows.as_job(row) for row in rows])}
 
 
 def page(connection: Connection, sight: Sight, *, after: str | None, limit: int, newest_first: bool) -> Page:

@@ -22,6 +22,8 @@ from pipelines.recipes import clip
 from serve import bodies, submission
 from serve.auth import Caller, Generator, Reader, Stopper
 from serve.download import download
+from serve.events import EVENTS, After, stream
+from serve.feed import News
 from serve.gate import HEADERS
 from serve.openai import schemas
 from serve.openai.documents import body_of, bytes_of, refusals
@@ -138,6 +140,17 @@ async def remix(request: Request, caller: Generator, video_id: str, after: Backg
     )
     more = {"remix_of": named(source.job.id, "video")}
     return await _submitted(service, request, caller, after, again, more)
+
+
+@router.get(
+    "/{video_id}/events",
+    operation_id="follow_video",
+    response_class=Response,
+    responses=EVENTS | refusals(401, 403, 404, 422, 429, 503),
+)
+async def events(request: Request, caller: Reader, video_id: str, after: After = 0) -> Response:
+    """Tells what happens to a video until it is over: progress is where its denoise steps are."""
+    return await stream(request, await _found(service_of(request), caller, video_id), after, _told)
 
 
 @router.api_route(
@@ -260,6 +273,10 @@ async def _videos(service: Service, found: Sequence[Outcome]) -> list[tuple[Vide
         )
         made.append((_video(one, now), now))
     return made
+
+
+async def _told(news: News) -> Video:
+    return _video(news.outcome, news.standing)
 
 
 def _video(outcome: Outcome, now: Standing) -> Video:

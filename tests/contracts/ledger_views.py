@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, delete, insert, select
 
 from cluster.errors import FailureClass, NotFound
-from cluster.ledger import history, holdings, names, reasons, rosters, views
+from cluster.ledger import following, history, holdings, names, outcomes, reasons, rosters, views
 from cluster.ledger.outcomes import Sight
 from cluster.ledger.schema import jobs
 from cluster.ledger.views import Touched
@@ -367,3 +367,31 @@ def test_crews_are_those_who_take_work_and_where_nobody_does_those_who_did_last(
     for worker in ("w1", "w2", "dear", "last"):
         desk.ledger.leave(desk.term, worker)
     assert crews() == [(0, 5 * RATE)]
+
+
+def test_who_follows_jobs_is_told_what_came_later_and_how_they_stand(desk: LedgerDesk) -> None:
+    quiet, busy, gone = (desk.submit(task(key)) for key in ("a", "b", "c"))
+    seqs = {job: desk.ledger.job(job).seq for job in (quiet, busy, gone)}
+    known = desk.ledger.view(lambda c: outcomes.of(c, list(seqs)))
+    desk.lease(busy, "b")
+    desk.clock.advance(2)
+    desk.ledger.delete_job(gone)
+    now_us = desk.clock.now_us()
+
+    def look(seen: dict[str, int], limit: int = 500) -> following.Look:
+        return desk.ledger.view(lambda c: following.look(c, seen, known, now_us=now_us, limit=limit))
+
+    found = look(seqs)
+    assert found.heads == {quiet: seqs[quiet], busy: seqs[busy] + 1}
+    assert [(e.job_id, e.seq, e.kind) for some in found.events.values() for e in some] == [
+        (busy, seqs[busy] + 1, "task.lease")
+    ]
+    assert [(job, one.job.state) for job, one in found.changed.items()] == [(busy, JobState.RUNNING)]
+    assert dict(found.accruing_nano) == {busy: 2 * S1}
+    assert look({}).heads == {}
+    first = look(dict.fromkeys((quiet, busy), 0), limit=3)
+    first_seen = {job: some[-1].seq for job, some in first.events.items()}
+    then = look({**dict.fromkeys((quiet, busy), 0), **first_seen})
+    told = [(e.job_id, e.seq) for part in (first, then) for some in part.events.values() for e in some]
+    assert len([e for some in first.events.values() for e in some]) == 3
+    assert sorted(told) == sorted((job, seq) for job, head in found.heads.items() for seq in range(1, head + 1))

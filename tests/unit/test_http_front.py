@@ -34,6 +34,7 @@ ROUTES = [
     ("DELETE", "/v1/videos/{video}", (Scope.GENERATE, Scope.OPERATE)),
     ("POST", "/v1/videos/{video}/cancel", (Scope.GENERATE, Scope.OPERATE)),
     ("POST", "/v1/videos/{video}/remix", (Scope.GENERATE,)),
+    ("GET", "/v1/videos/{video}/events", (Scope.READ,)),
     ("GET", "/v1/videos/{video}/content", (Scope.READ,)),
     ("HEAD", "/v1/videos/{video}/content", (Scope.READ,)),
     ("POST", "/v1/images/generations", (Scope.GENERATE,)),

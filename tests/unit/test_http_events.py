@@ -1,0 +1,229 @@
+"""What happens to a job as it is told over HTTP: replay, progress, ends, readers that are slow or go away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Message
+
+from cluster.states import State
+from serve.feed import Pace
+from tests.front_desk import BOAT, FrontDesk, Working, front_desk
+from tests.listening import served, stream
+from tests.picture_engine import PictureEngine
+
+QUICK = Pace(look_s=0.01, progress_s=0.01, heartbeat_s=0.05, slow_s=0.2, retry_s=0.1)
+
+
+@pytest.fixture
+def desk(sqlite_url: str, tmp_path: Path) -> Iterator[FrontDesk]:
+    with front_desk(sqlite_url, tmp_path) as desk:
+        desk.app.state.service.feed.pace = QUICK
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def working(fast_folder: Path) -> Iterator[Working]:
+    home = fast_folder / "http-events"
+    home.mkdir()
+    working = Working(home, PictureEngine())
+    working.desk.app.state.service.feed.pace = QUICK
+    yield working
+    working.close()
+
+
+def job_of(video: Any) -> str:
+    return str(video["id"]).replace("video_", "job_")
+
+
+def test_a_stream_tells_the_whole_object_from_the_queue_to_the_end(working: Working):
+    desk, working.engine.at_half = working.desk, threading.Event()
+    try:
+        video = desk.create(f"{BOAT} \u2028 slowly")
+        with served(desk.app) as url, stream(f"{url}/v1/videos/{video['id']}/events", desk.secret) as told:
+            seen = []
+            for one in told:
+                seen.append(one)
+                if one.data["progress"] == 44:  # 3 + 82 / 2
+                    assert one.data["status"] == "in_progress"
+                    working.engine.at_half.set()
+        assert working.engine.at_half.is_set()
+        assert (seen[0].name, seen[0].data["prompt"]) == ("status", f"{BOAT} \u2028 slowly")
+        ids = [one.id for one in seen if one.id is not None]
+        assert ids == sorted(set(ids))
+        assert all((one.id is None) == (one.name == "progress") for one in seen)
+        last = seen[-1]
+        assert (last.name, last.data["progress"]) == ("completed", 100)
+        assert last.id == working.farm.ledger.job(job_of(video)).seq
+        assert last.data == desk.ask("GET", f"/v1/videos/{video['id']}").json()
+    finally:
+        working.engine.at_half = None
+
+
+def test_who_knows_the_end_is_told_nothing_more(working: Working):
+    desk, video = working.desk, working.desk.create("a green fish drifts on a coral reef")
+    path = f"/v1/videos/{video['id']}/events"
+    working.farm.wait_for(lambda: working.farm.ledger.job(job_of(video)).over)
+    seq = working.farm.ledger.job(job_of(video)).seq
+    again = desk.ask("GET", path, headers={"Last-Event-ID": str(seq)})
+    assert (again.status_code, again.content) == (204, b"")
+    whole = desk.ask("GET", path, params={"after": 1})
+    assert whole.headers["content-type"].startswith("text/event-stream")
+    assert whole.headers["cache-control"] == "no-store"
+    assert whole.text.startswith("retry: 100\n\nevent: completed\ndata: {")
+    assert f"\nid: {seq}\n\n" in whole.text
+    assert whole.text.count("event: ") == 1
+
+
+@pytest.mark.parametrize("mark", ["-1", "x", "99", "1e3", "9" * 30, "\u0662"])
+def test_an_event_that_never_was_is_a_mistake(desk: FrontDesk, mark: str):
+    path = f"/v1/videos/{desk.create()['id']}/events"
+    for more in ({"headers": {"Last-Event-ID": mark.encode()}}, {"params": {"after": mark}}):
+        refused = desk.ask("GET", path, **more)
+        assert refused.status_code == 422
+        assert refused.json()["error"]["param"] in ("last-event-id", "after")
+
+
+def test_whoever_comes_back_is_told_what_came_later_and_nothing_twice(desk: FrontDesk):
+    """Through two replicas in turn, while an operator is at work."""
+    other = FrontDesk(desk.ledger, desk.store, desk.settings)
+    other.app.state.service.feed.pace = QUICK
+    video = desk.create()
+    job_id = job_of(video)
+    seen: list[int] = []
+    with served(desk.app) as here, served(other.app) as there:
+        for turn in range(6):
+            desk.ledger.set_held(job_id, turn % 2 == 0)
+            url = f"{(here, there)[turn % 2]}/v1/videos/{video['id']}/events"
+            with stream(url, desk.secret, seen=seen[-1] if seen else None) as told:
+                seen.append(next(one.id for one in told if one.id is not None))
+            assert seen[-1] == desk.ledger.job(job_id).seq
+        with stream(f"{there}/v1/videos/{video['id']}/events", desk.secret, seen=seen[-1]) as told:
+            assert desk.ask("POST", f"/v1/videos/{video['id']}/cancel").json()["status"] == "cancelled"
+            ended = [one for one in told if one.id is not None]
+    assert [one.name for one in ended][-1] == "cancelled"
+    assert ended[-1].id == desk.ledger.job(job_id).seq
+    assert seen == sorted(set(seen))
+    assert ended[0].id > seen[-1]
+
+
+def test_a_video_that_is_deleted_ends_its_stream(desk: FrontDesk):
+    video = desk.create()
+    with served(desk.app) as url, stream(f"{url}/v1/videos/{video['id']}/events", desk.secret) as told:
+        next(told)
+        desk.ask("DELETE", f"/v1/videos/{video['id']}")
+        assert [one.name for one in told] in ([], ["cancelled"])
+
+
+def test_a_quiet_stream_says_that_it_is_alive_and_a_replica_that_is_stopped_ends_it(desk: FrontDesk):
+    video = desk.create()
+    headers = {"Authorization": f"Bearer {desk.secret}"}
+    with served(desk.app) as url:
+        answer = httpx.Client(timeout=30).send(
+            httpx.Request("GET", f"{url}/v1/videos/{video['id']}/events", headers=headers), stream=True
+        )
+        lines = answer.iter_lines()
+        assert next(lines) == "retry: 100"
+        assert next(line for line in lines if line.startswith(":")) == ": nothing new"
+    rest = list(lines)  # the server is going: no error, an end
+    assert not [line for line in rest if line.startswith("event: c")]
+    assert desk.ledger.job(job_of(video)).counts == {State.READY: 1}
+
+
+def test_many_streams_take_the_statements_of_one(desk: FrontDesk):
+    from sqlalchemy import event
+
+    feed = desk.app.state.service.feed
+    feed.pace = Pace(look_s=0.02, progress_s=0.02, heartbeat_s=60)
+    videos = [desk.create() for _ in range(12)]
+    statements: list[str] = []
+    enough = threading.Event()
+
+    def note(*args: Any) -> None:
+        if "FROM jobs" in args[2] and "jobs.seq" in args[2] and "n_ready" not in args[2]:
+            statements.append(args[2])
+            if len(statements) == 20:
+                enough.set()
+
+    with served(desk.app) as url, httpx.Client(timeout=30, limits=httpx.Limits(max_connections=100)) as client:
+        streams = []
+        for video in videos:
+            request = client.build_request(
+                "GET", f"{url}/v1/videos/{video['id']}/events", headers={"Authorization": f"Bearer {desk.secret}"}
+            )
+            answer = client.send(request, stream=True)
+            lines = answer.iter_lines()
+            assert any(line.startswith("event: status") for line in lines)
+            streams.append((answer, lines))
+        event.listen(desk.ledger.database.engine, "before_cursor_execute", note)
+        try:
+            assert enough.wait(30)
+            looks = len(statements)
+        finally:
+            event.remove(desk.ledger.database.engine, "before_cursor_execute", note)
+        assert len(feed._listeners) == 12
+        assert looks == 20
+        for video in videos:
+            desk.ledger.cancel_job(job_of(video))
+        for _, lines in streams:
+            assert any(line == "event: cancelled" for line in lines)
+        for answer, _ in streams:
+            answer.close()
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind(desk: FrontDesk):
+    feed, video = desk.app.state.service.feed, desk.create()
+    with served(desk.app) as url:
+        for _ in range(3):
+            with stream(f"{url}/v1/videos/{video['id']}/events", desk.secret) as told:
+                next(told)
+        gone = threading.Event()
+        for _ in range(200):
+            if not feed._listeners:
+                break
+            gone.wait(0.05)
+        assert not feed._listeners
+        assert not feed._tasks
+
+
+def test_a_client_that_reads_nothing_is_cut_off(desk: FrontDesk):
+    feed, path = desk.app.state.service.feed, f"/v1/videos/{desk.create()['id']}/events"
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            await asyncio.Event().wait()
+
+    scope = {
+        "type": "http", "asgi": {"spec_version": "2.3"}, "http_version": "1.1", "method": "GET", "path": path,
+        "query_string": b"", "headers": [(b"authorization", f"Bearer {desk.secret}".encode())],
+    }  # fmt: skip
+    asyncio.run(asyncio.wait_for(desk.app(scope, receive, send), 30))
+    assert [message.get("more_body") for message in sent] == [None, True, True]
+    assert not feed._listeners
+
+
+def test_the_client_of_openai_reads_the_stream_too(working: Working):
+    from openai._streaming import SSEDecoder
+
+    desk, video = working.desk, working.desk.create("a white bird glides over a meadow")
+    with served(desk.app) as url:
+        headers = {"Authorization": f"Bearer {desk.secret}"}
+        answer = httpx.get(f"{url}/v1/videos/{video['id']}/events", headers=headers, timeout=30)
+    read = list(SSEDecoder().iter_bytes(iter([answer.content])))
+    named = [one for one in read if one.event]
+    assert named[-1].event == "completed"
+    assert json.loads(named[-1].data)["id"] == video["id"]
+    assert read[0].retry == 100
