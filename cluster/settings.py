@@ -45,6 +45,7 @@ class Settings(BaseSettings):
         8265, ge=0, le=65535, description="of Ray's dashboard, on loopback; 0: any that is free"
     )
     warm: str = Field("house-video,house-writer", description="models whose workers `farm up` starts at once")
+    fleets: Path | None = Field(None, description="YAML with the fleets of `farm up`, instead of FARM_WARM")
     http_body_bytes: int = Field(1 << 20, gt=0, description="a longer body of a request is refused, unread")
     http_upload_bytes: int = Field(32 << 20, gt=0, description="the same for one with files")
     http_read_s: float = Field(30.0, gt=0, description="how long a client may take to send a body")

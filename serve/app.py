@@ -88,7 +88,7 @@ class Api:
             Catalog.load(settings.home / "models.d"),
             settings,
             desk=RayDesk(lease_wait_s=settings.lease_wait_s),
-            behind_proxy=True,
+            replica=ray_serve.get_replica_context().replica_id.unique_id,
         )
 
     async def check_health(self) -> None:

@@ -21,16 +21,16 @@ HEADERS = "farm.headers"
 class Gate:
     """ASGI middleware. A body that says it is too long is refused unread; one that lies is cut off on the way."""
 
-    def __init__(self, app: ASGIApp, *, body_bytes: int, upload_bytes: int, behind_proxy: bool) -> None:
+    def __init__(self, app: ASGIApp, *, body_bytes: int, upload_bytes: int, replica: str | None = None) -> None:
         self._app, self._body_bytes, self._upload_bytes = app, body_bytes, upload_bytes
-        self._behind_proxy = behind_proxy  # which names each request, and says the name in the answer
+        self._replica = replica
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id, began_s, started = f"req_{ULID()}".lower(), time.monotonic(), False
-        if self._behind_proxy:
+        if self._replica is not None:  # then the proxy before it names each request, and says so in the answer
             request_id = Headers(scope=scope).get("x-request-id", request_id)[:64]
         scope[HEADERS] = {}
 
@@ -39,8 +39,10 @@ class Gate:
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
-                if not self._behind_proxy:
+                if self._replica is None:
                     headers["x-request-id"] = request_id
+                else:
+                    headers["farm-replica"] = self._replica
                 headers["openai-processing-ms"] = str(round((time.monotonic() - began_s) * 1000))
                 for name, value in scope[HEADERS].items():
                     headers[name] = value

@@ -47,17 +47,17 @@ def create_app(
     settings: Settings,
     desk: Desk | None = None,
     *,
-    behind_proxy: bool = False,
+    replica: str | None = None,
 ) -> FastAPI:
-    """`desk` is the dispatcher, if it can be reached: submits need it not, progress does. `behind_proxy`: what stands
-    before it names the requests (Ray Serve's does)."""
+    """`desk` is the dispatcher, if it can be reached: submits need it not, progress does. `replica` is what
+    it is called among those behind one proxy (of Ray Serve), which then names the requests."""
     app = FastAPI(title="Reelfarm", version=VERSION, description=ABOUT, docs_url=None, redoc_url=None)
     app.state.service = Service(ledger=ledger, store=store, catalog=catalog, settings=settings, desk=desk)
     app.add_middleware(
         Gate,
         body_bytes=settings.http_body_bytes,
         upload_bytes=settings.http_upload_bytes,
-        behind_proxy=behind_proxy,
+        replica=replica,
     )
     envelope.install(app)
     app.add_api_route("/healthz", _alive, methods=["GET"], response_model=Alive, operation_id="alive", tags=["health"])

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors.catalog import Catalog
+from cluster.accelerators import Fleet
 from cluster.errors import FarmError, Unavailable
 from cluster.ledger import views
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.settings import Settings
-from serve.crew import fleet_of
+from serve.crew import fleet_of, fleets_of
 
 if TYPE_CHECKING:  # it imports Ray
     from actors.fleet import Fleets
@@ -83,7 +84,7 @@ class Supervisor:
         while not self._stopping.is_set():
             try:
                 catalog = Catalog.load(self._settings.home / "models.d")
-                warm = [catalog.model(name) for name in filter(None, self._settings.warm.replace(" ", "").split(","))]
+                first = fleets_of(self._settings) or self._warm(catalog)
                 self._fleets.start()
                 ledger = Ledger(self._settings.ledger)
             except FarmError as error:
@@ -91,9 +92,8 @@ class Supervisor:
                 say(log, "The farm cannot start.", action="supervisor.start", level=logging.ERROR, why=self._why_not)
                 self._stopping.wait(LOOK_S)
                 continue
-            for model in warm:
-                self._want(model.role, model.id)
-            self._want("finish", None)
+            for fleet in first:
+                self._fleets.want(fleet)
             self._up, self._why_not = True, ""
             return ledger
         return None
@@ -110,7 +110,12 @@ class Supervisor:
                 self._fleets.forget(name)
         for role, model in ledger.view(views.waiting_for):
             if not self._fleets.have(role, model):
-                self._want(role, model)
+                self._fleets.want(self._fleet(role, model))
 
-    def _want(self, role: str, model: str | None) -> None:
-        self._fleets.want(fleet_of(role, model, gpus=self._gpus, settings=self._settings))
+    def _warm(self, catalog: Catalog) -> list[Fleet]:
+        names = filter(None, self._settings.warm.replace(" ", "").split(","))
+        models = [catalog.model(name, field="FARM_WARM") for name in names]
+        return [*(self._fleet(model.role, model.id) for model in models), self._fleet("finish", None)]
+
+    def _fleet(self, role: str, model: str | None) -> Fleet:
+        return fleet_of(role, model, gpus=self._gpus, settings=self._settings)

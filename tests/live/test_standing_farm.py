@@ -1,0 +1,96 @@
+"""`farm up` and `farm down`; two replicas behind one door; what is killed comes back and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import httpx
+import openai
+import pytest
+
+from tests.standing_farm import StandingFarm, standing_farm, until
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(280)]
+BOAT = "a red boat crosses the sea"
+NUM_REQUESTS = 200
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingFarm]:
+    farm = standing_farm(tmp_path_factory.mktemp("standing") / "home", FARM_LEASE_S="5", FARM_HEARTBEAT_S="1")
+    farm.up()
+    try:
+        yield farm
+    finally:
+        farm.down()
+
+
+def test_up_says_where_it_is_and_saying_it_again_starts_no_second_one(farm: StandingFarm) -> None:
+    again = json.loads(farm.farm("up", "--json").stdout)
+    assert (again["url"], again["pid"], again["key"]) == (farm.url, farm.pid, farm.key)
+    assert httpx.get(f"{farm.url}/readyz").json()["status"] == "ready"
+    assert httpx.get(farm.dashboard).status_code == 200
+    assert (farm.home / "key").stat().st_mode & 0o777 == 0o600
+    assert (farm.home / "ray-token").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_openai_client_gets_a_video_from_it(farm: StandingFarm) -> None:
+    client = farm.openai()
+    video = client.videos.create_and_poll(prompt=BOAT, model="house-video", seconds="2")  # type: ignore[arg-type]
+    assert video.status == "completed"
+    assert client.videos.download_content(video.id).read()[4:8] == b"ftyp"
+
+
+def test_what_one_replica_took_on_the_other_knows(farm: StandingFarm) -> None:
+    with httpx.Client(headers={"Authorization": f"Bearer {farm.key}"}) as client:
+        made = client.post(f"{farm.url}/v1/videos", json={"prompt": BOAT})
+        took, path = made.headers["farm-replica"], f"{farm.url}/v1/videos/{made.json()['id']}"
+
+        def by_another(method: str, path: str) -> httpx.Response:
+            for _ in range(200):
+                answer = client.request(method, path)
+                if answer.headers["farm-replica"] != took:
+                    return answer
+            raise AssertionError("all was answered by one replica")
+
+        assert by_another("GET", path).status_code == 200
+        until(lambda: client.get(path).json()["status"] == "completed")
+        assert by_another("GET", f"{path}/content").content[4:8] == b"ftyp"
+        assert by_another("POST", f"{path}/cancel").json()["status"] == "completed"
+
+
+def test_a_replica_the_proxy_and_the_dispatcher_die_under_200_requests(farm: StandingFarm) -> None:
+    accepted: dict[int, str] = {}
+    doors = threading.Semaphore(0)
+
+    def ask(n: int) -> None:
+        """As the SDK does, with a key of its own and more patience."""
+        client = farm.openai(max_retries=10, timeout=20.0, default_headers={"Idempotency-Key": f"request {n}"})
+        with suppress(openai.APIError):
+            accepted[n] = client.videos.create(prompt=BOAT, seconds="1", extra_body={"seed": n}).id  # type: ignore[arg-type]
+        doors.release()
+
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(NUM_REQUESTS):
+            pool.submit(ask, n)
+        for title in ("ray::ServeReplica", "ray::ProxyActor", "ray::DispatcherHost"):
+            for _ in range(NUM_REQUESTS // 4):
+                doors.acquire()
+            farm.kill(title)
+    assert len(accepted) == NUM_REQUESTS, f"{NUM_REQUESTS - len(accepted)} were never accepted"
+    assert len(set(accepted.values())) == NUM_REQUESTS
+    ledger = farm.ledger()
+    try:
+        ids = {f"job_{video.removeprefix('video_')}" for video in accepted.values()}
+        until(lambda: all(ledger.job(one).over for one in ids), timeout_s=200)
+        assert Counter(ledger.job(one).state.value for one in ids) == {"succeeded": NUM_REQUESTS}
+        asked = [job.spec["seed"] for job in ledger.jobs(limit=1000) if job.spec.get("seconds") == 1]
+        assert sorted(asked) == list(range(NUM_REQUESTS)), "a request was lost or made two jobs"
+        assert ledger.flaws() == []
+    finally:
+        ledger.close()

@@ -1,0 +1,99 @@
+"""A standing farm for tests: `farm up` and `farm down` as a person runs them, with an engine of milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from openai import OpenAI
+
+from actors.contract import Engine
+from cluster.accelerators import Fleet
+from cluster.ledger.ledger import Ledger
+from cluster.settings import Settings
+from tests.picture_engine import PictureEngine
+
+ROOT = Path(__file__).parents[1]
+FLEETS = """fleets:
+  - {name: pictures, role: render, model: house-video, num_workers: 2, engine: "tests.standing_farm:pictures"}
+  - {name: finish, role: finish}
+"""
+
+
+def pictures(fleet: Fleet, settings: Settings) -> Engine:
+    return PictureEngine()
+
+
+@dataclass
+class StandingFarm:
+    home: Path
+    env: dict[str, str]
+    url: str = ""
+    key: str = ""
+    dashboard: str = ""
+    pid: int = 0
+
+    def farm(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The command line, on this farm's FARM_HOME."""
+        command = [sys.executable, "-P", "-m", "serve.cli.main", *arguments]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=280, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def up(self) -> StandingFarm:
+        said = json.loads(self.farm("up", "--json").stdout)
+        self.url, self.key, self.dashboard, self.pid = said["url"], said["key"], said["dashboard"], said["pid"]
+        return self
+
+    def down(self) -> None:
+        self.farm("down")
+
+    def openai(self, **more: Any) -> OpenAI:
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message="The Sora API")
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, **more)
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Of this farm, whose title (Ray's name of an actor) begins so."""
+        found = []
+        for process in psutil.Process(self.pid).children(recursive=True):
+            try:
+                if process.cmdline()[:1] and process.cmdline()[0].startswith(title):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def kill(self, title: str) -> int:
+        """SIGKILL to the one process, or the first, with this title; its pid."""
+        process = self.processes(title)[0]
+        process.kill()
+        return process.pid
+
+    def ledger(self) -> Ledger:
+        return Ledger(f"sqlite:///{self.home / 'ledger.db'}")
+
+
+def standing_farm(home: Path, **settings: str) -> StandingFarm:
+    """Not started yet. Its ports are any that are free."""
+    home.mkdir(parents=True, exist_ok=True)
+    fleets = home / "fleets.yaml"
+    fleets.write_text(FLEETS)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
+    given = {"FARM_HOME": str(home), "FARM_FLEETS": str(fleets), "FARM_HTTP_PORT": "0", "FARM_DASHBOARD_PORT": "0"}
+    return StandingFarm(home, {**env, **given, "PYTHONPATH": str(ROOT), **settings})
+
+
+def until(holds: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
+    ends_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < ends_s, "it did not come to hold in time"
+        time.sleep(0.1)
