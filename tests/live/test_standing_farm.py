@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import httpx
 import openai
@@ -66,13 +65,16 @@ def test_what_one_replica_took_on_the_other_knows(farm: StandingFarm) -> None:
 
 def test_a_replica_the_proxy_and_the_dispatcher_die_under_200_requests(farm: StandingFarm) -> None:
     accepted: dict[int, str] = {}
+    refused: list[str] = []
     doors = threading.Semaphore(0)
 
     def ask(n: int) -> None:
         """As the SDK does, with a key of its own and more patience."""
-        client = farm.openai(max_retries=10, timeout=20.0, default_headers={"Idempotency-Key": f"request {n}"})
-        with suppress(openai.APIError):
+        client = farm.openai(max_retries=10, timeout=20.0, default_headers={"Idempotency-Key": f"request-{n}"})
+        try:
             accepted[n] = client.videos.create(prompt=BOAT, seconds="1", extra_body={"seed": n}).id  # type: ignore[arg-type]
+        except openai.APIError as error:
+            refused.append(f"{n}: {error}")
         doors.release()
 
     with ThreadPoolExecutor(8) as pool:
@@ -82,7 +84,7 @@ def test_a_replica_the_proxy_and_the_dispatcher_die_under_200_requests(farm: Sta
             for _ in range(NUM_REQUESTS // 4):
                 doors.acquire()
             farm.kill(title)
-    assert len(accepted) == NUM_REQUESTS, f"{NUM_REQUESTS - len(accepted)} were never accepted"
+    assert refused == []
     assert len(set(accepted.values())) == NUM_REQUESTS
     ledger = farm.ledger()
     try:
