@@ -19,7 +19,7 @@ from cluster import logs
 from cluster import settings as settings_module
 from cluster.errors import InvalidInput
 from cluster.ledger.ledger import Ledger
-from cluster.runtime import NAMESPACE
+from cluster.runtime import NAMESPACE, replica_drains
 from cluster.settings import Settings
 from cluster.store import DirectoryStore
 from serve.http import create_app
@@ -82,7 +82,7 @@ class Api:
         from actors.fleet import RayDesk
 
         settings = self._settings
-        return create_app(
+        api = create_app(
             Ledger(settings.ledger),
             DirectoryStore(settings.store_dir),
             Catalog.load(settings.home / "models.d"),
@@ -90,6 +90,8 @@ class Api:
             desk=RayDesk(lease_wait_s=settings.lease_wait_s),
             replica=ray_serve.get_replica_context().replica_id.unique_id,
         )
+        api.state.service.feed.draining = replica_drains
+        return api
 
     async def check_health(self) -> None:
         """A replica that does not answer here is replaced. A ledger that is away is no reason: another replica has no
