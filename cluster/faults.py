@@ -39,6 +39,7 @@ POINTS = {
     "dispatcher.adopt": "a lost attempt is found by its receipt and committed",
     "worker.journal": "a report is written to the worker's journal, before anybody hears of it",
     "store.publish": "the bytes are written and get their final name",
+    "webhooks.send": "a webhook is sent and answered",
 }
 """Places that are passed once; what they stand around cannot be done twice by itself."""
 
@@ -64,6 +65,8 @@ CALLS = {
     "worker.beat": "a worker renews its lease",
     "worker.report": "a worker says how an attempt ended",
     "worker.leave": "a worker says that it goes",
+    "webhooks.claim": "what has to be sent is taken up by a deliverer",
+    "webhooks.settle": "how a try of a webhook went is written down",
 }
 """Calls that may be repeated: twice is as good as once."""
 

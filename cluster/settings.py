@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     http_upload_bytes: int = Field(32 << 20, gt=0, description="the same for one with files")
     http_read_s: float = Field(30.0, gt=0, description="how long a client may take to send a body")
     image_wait_s: float = Field(120.0, gt=0, description="how long a call for images waits before it is to be repeated")
+    private_urls: bool = Field(False, description="webhooks and pictures may be of one's own network, by plain http")
+    url_ports: tuple[int, ...] = Field((80, 443), description="as JSON: ports that webhooks and pictures may have")
 
     url: str = Field("", description="of a farm that is elsewhere: commands ask it, and not the ledger of FARM_HOME")
     api_key: SecretStr | None = Field(None, description="what opens it; never printed, logged or passed as an argument")

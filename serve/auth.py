@@ -80,5 +80,6 @@ def _show(asked: str | None, key: Key, usual: str) -> str:
 
 Reader = Annotated[Caller, Depends(caller_with(Scope.READ))]
 Generator = Annotated[Caller, Depends(caller_with(Scope.GENERATE))]
+Admin = Annotated[Caller, Depends(caller_with(Scope.ADMIN))]
 Stopper = Annotated[Caller, Depends(caller_with(Scope.GENERATE, Scope.OPERATE))]
 """May stop and delete: who may ask for work, and who operates it."""

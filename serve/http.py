@@ -18,7 +18,7 @@ from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
 from cluster.store import Store
 from serve import envelope
-from serve.farm import estimates
+from serve.farm import estimates, webhook_endpoints
 from serve.gate import Gate
 from serve.openai import images, models, videos
 from serve.openai.documents import refusals
@@ -70,7 +70,7 @@ def create_app(
         operation_id="ready",
         tags=["health"],
     )
-    for surface in (videos, images, models, estimates):
+    for surface in (videos, images, models, estimates, webhook_endpoints):
         app.include_router(surface.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app

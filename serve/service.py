@@ -24,6 +24,7 @@ from cluster.settings import Settings
 from cluster.store import Store
 from cluster.timing import Paces, learned
 from serve.feed import Feed
+from serve.guard import Guard
 
 T = TypeVar("T")
 ASK_S = 1.0
@@ -96,10 +97,12 @@ class Service:
     desk: Desk | None = None
     queue: Queue = field(init=False)
     feed: Feed = field(init=False)
+    guard: Guard = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.ledger)
         self.feed = Feed(self)
+        self.guard = Guard.of(self.settings)
 
     def poke(self) -> None:
         """The dispatcher also looks by itself: whether it hears this does not matter."""

@@ -20,6 +20,7 @@ from cluster.ledger import (
     events,
     history,
     holdings,
+    hooks,
     jobs,
     keys,
     leases,
@@ -32,6 +33,7 @@ from cluster.ledger import (
 from cluster.ledger.audit import Log
 from cluster.ledger.database import Database
 from cluster.ledger.events import Event
+from cluster.ledger.hooks import Delivery, Hook, HookSight, HookSpec, Message, Tried
 from cluster.ledger.jobs import Job, JobSpec, Terms
 from cluster.ledger.keys import Admitted, Key, KeySpec, NewSecret
 from cluster.ledger.leases import Answer, Ask, Commit, Leased
@@ -191,6 +193,49 @@ class Ledger:
         """Whose secret this is, None if nobody's; a key with a limit pays for a request."""
         now_us = self.clock.now_us()
         return self._do(lambda c: keys.authenticate(c, secret, now_us=now_us))
+
+    def create_hook(self, spec: HookSpec) -> tuple[Hook, str]:
+        """(the endpoint, its secret). Raises InvalidInput."""
+        hook_id, secret, now_us = f"whe_{self._new_id()}", hooks.new_secret(), self.clock.now_us()
+        return self._do(lambda c: hooks.create(c, hook_id, spec, secret, now_us=now_us)), secret
+
+    def change_hook(self, sight: HookSight, hook_id: str, **changes: Any) -> Hook:
+        """`changes` are those of `cluster.ledger.hooks.change`."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: hooks.change(c, sight, hook_id, **changes, now_us=now_us))
+
+    def rotate_hook(self, sight: HookSight, hook_id: str, *, keep_old_s: float = 0.0) -> tuple[Hook, str]:
+        """(the endpoint, its new secret). Raises NotFound."""
+        secret, now_us, keep_old_us = hooks.new_secret(), self.clock.now_us(), round(keep_old_s * 1e6)
+        made = self._do(lambda c: hooks.rotate(c, sight, hook_id, secret, keep_old_us=keep_old_us, now_us=now_us))
+        return made, secret
+
+    def remove_hook(self, sight: HookSight, hook_id: str) -> None:
+        self._do(lambda c: hooks.remove(c, sight, hook_id))
+
+    def redeliver(self, sight: HookSight, hook_id: str, delivery_id: str) -> Delivery:
+        now_us = self.clock.now_us()
+        return self._do(lambda c: hooks.redeliver(c, sight, hook_id, delivery_id, now_us=now_us))
+
+    @faults.at("webhooks.claim")
+    def claim_deliveries(self, *, limit: int, each: int, without: Collection[str], lease_s: float) -> list[Message]:
+        """What has to be sent now, for so long nobody else's; see `cluster.ledger.hooks.claim`."""
+        now_us, lease_us = self.clock.now_us(), round(lease_s * 1e6)
+        return self._do(
+            lambda c: hooks.claim(c, limit=limit, each=each, without=without, lease_us=lease_us, now_us=now_us),
+            repeatable=False,
+        )
+
+    @faults.at("webhooks.settle")
+    def settle_delivery(self, message: Message, tried: Tried, *, next_us: int | None) -> bool:
+        """Writes a try down. False if it came too late; see `cluster.ledger.hooks.settle`."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: hooks.settle(c, message, tried, next_us=next_us, now_us=now_us))
+
+    def forget_deliveries(self, *, older_s: float) -> int:
+        """Of what is over. Returns how many."""
+        before_us = self.clock.now_us() - round(older_s * 1e6)
+        return self._do(lambda c: hooks.forget(c, before_us=before_us))
 
     def set_held(self, job_id: str, held: bool) -> None:
         now_us = self.clock.now_us()

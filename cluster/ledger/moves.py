@@ -20,11 +20,11 @@ from sqlalchemy import Connection, Row, Update, bindparam, insert, select, updat
 
 from cluster.errors import InvalidGraph, StaleEpoch
 from cluster.graph import TaskSpec, checked
-from cluster.ledger import attempts, events, questions
+from cluster.ledger import attempts, events, hooks, questions
 from cluster.ledger.database import padded
 from cluster.ledger.events import News
 from cluster.ledger.schema import edges, jobs, takes, tasks
-from cluster.states import DONE, OVER, REOPENING, AttemptState, Move, State, job_state, moved
+from cluster.states import DONE, OVER, REOPENING, AttemptState, JobState, Move, State, job_state, moved
 
 READ = select(tasks).where(tasks.c.id == bindparam("task"))
 READ_ALL = select(tasks).where(tasks.c.id.in_(bindparam("tasks", expanding=True)))
@@ -89,8 +89,13 @@ class Batch:
     def close(self) -> None:
         if self._news:
             news, self._news = self._news, {}
+            changed: list[tuple[Row[Any], JobState]] = []
             for job in events.append_all(self._connection, news, at_us=self._now_us):
-                _settle(self._connection, job, now_us=self._now_us)
+                before, after = _before(job, news[job.id]), job_state(counts_of(job))
+                if before is not after:
+                    changed.append((job, after))
+                _settle(self._connection, job, over=after in OVER, now_us=self._now_us)
+            hooks.tell(self._connection, changed, now_us=self._now_us)
 
     def _move(self, task: Row[Any], how: Move, **more: Any) -> None:
         self._move_all(how, [(task, more)])
@@ -354,8 +359,15 @@ def counts_of(job: Row[Any]) -> dict[State, int]:
     return {s: job._mapping[f"n_{s.value}"] for s in State}
 
 
-def _settle(connection: Connection, job: Row[Any], *, now_us: int) -> None:
-    over = job_state(counts_of(job)) in OVER
+def _before(job: Row[Any], news: Sequence[News]) -> JobState:
+    """The state of a job before these events, of which its row tells already."""
+    counts = Counter(counts_of(job))
+    counts.update(one.from_state for one in news if one.from_state is not None)
+    counts.subtract(one.to_state for one in news if one.to_state is not None)
+    return job_state(counts)
+
+
+def _settle(connection: Connection, job: Row[Any], *, over: bool, now_us: int) -> None:
     if over != (job.ended_us is not None):
         connection.execute(update(jobs).where(jobs.c.id == job.id).values(ended_us=now_us if over else None))
         events.append(connection, job.id, at_us=now_us, kind="job.ended" if over else "job.reopened")

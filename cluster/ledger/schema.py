@@ -300,3 +300,41 @@ api_keys = Table(
     Column("rotated_us", BigInteger),
     Column("revoked_us", BigInteger),
 )
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("show", String(64)),  # it hears of the jobs of this show alone
+    Column("name", String(128), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("topics", JSON, nullable=False),  # what it wants to hear of: "recipe state"
+    Column("secret", String(64), nullable=False),  # as it is: what is sent is signed with it
+    Column("old_secret", String(64)),
+    Column("old_until_us", BigInteger),
+    Column("created_us", BigInteger, nullable=False),
+    Column("updated_us", BigInteger, nullable=False),
+    Column("disabled_us", BigInteger),
+    Column("disabled_reason", Text),
+)
+Index("ix_webhook_endpoints_tenant", webhook_endpoints.c.tenant)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column(
+        "endpoint_id", String(40), primary_key=True
+    ),  # deleted with it, but no foreign key: a job's end waits for none
+    Column("id", String(40), primary_key=True),  # of the event: the same at every endpoint, at every try
+    Column("topic", String(160), nullable=False),
+    Column("job_id", String(40), nullable=False),
+    Column("progress", String(16), nullable=False),  # due | delivered | failed
+    Column("next_us", BigInteger, nullable=False),  # when it may be claimed: its next try, or the end of a lease
+    Column("epoch", BigInteger, nullable=False),  # grows with every claim
+    Column("num_tries", Integer, nullable=False),
+    Column("tries", JSON, nullable=False),  # the newest last
+    Column("created_us", BigInteger, nullable=False),
+)
+Index("ix_webhook_deliveries_due", webhook_deliveries.c.progress, webhook_deliveries.c.next_us)
+Index("ix_webhook_deliveries_log", webhook_deliveries.c.endpoint_id, webhook_deliveries.c.created_us)

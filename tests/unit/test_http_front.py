@@ -43,6 +43,16 @@ ROUTES = [
     ("GET", "/v1/models", (Scope.READ,)),
     ("GET", "/v1/models/{model}", (Scope.READ,)),
     ("POST", "/v1/estimates", (Scope.READ, Scope.GENERATE)),
+    ("POST", "/v1/webhook_endpoints", ()),
+    ("GET", "/v1/webhook_endpoints", (Scope.READ,)),
+    ("GET", "/v1/webhook_endpoints/{hook}", (Scope.READ,)),
+    ("POST", "/v1/webhook_endpoints/{hook}", ()),
+    ("DELETE", "/v1/webhook_endpoints/{hook}", ()),
+    ("POST", "/v1/webhook_endpoints/{hook}/rotate_secret", ()),
+    ("POST", "/v1/webhook_endpoints/{hook}/test", ()),
+    ("GET", "/v1/webhook_endpoints/{hook}/deliveries", (Scope.READ,)),
+    ("POST", "/v1/webhook_endpoints/{hook}/deliveries/{event}/redeliver", ()),
+    ("GET", "/v1/webhook_event_types", (Scope.READ,)),
 ]
 OF_OBJECTS = [(method, path) for method, path, _ in ROUTES if "{video}" in path or "{image}" in path]
 IDS = [f"{method} {path}" for method, path, _ in ROUTES]
@@ -93,7 +103,7 @@ def test_every_route_of_the_document_is_in_the_matrix(idle: FrontDesk):
 
 @pytest.mark.parametrize(("method", "path", "scopes"), ROUTES, ids=IDS)
 def test_who_has_no_right_is_refused_in_one_way(idle: FrontDesk, method: str, path: str, scopes: tuple[Scope, ...]):
-    path = path.format(video="video_x", image="image_x", model="house-video")
+    path = path.format(video="video_x", image="image_x", model="house-video", hook="whe_x", event="evt_x")
     key, revoked = idle.ledger.create_key(KeySpec(tenant="studio", name="test"))
     idle.ledger.revoke_key(key.id)
     none, unknown, gone = (

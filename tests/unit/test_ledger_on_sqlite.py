@@ -8,6 +8,7 @@ import pytest
 
 from tests.contracts.ledger_gates import *  # noqa: F403
 from tests.contracts.ledger_graphs import *  # noqa: F403
+from tests.contracts.ledger_hooks import *  # noqa: F403
 from tests.contracts.ledger_keys import *  # noqa: F403
 from tests.contracts.ledger_leases import *  # noqa: F403
 from tests.contracts.ledger_money import *  # noqa: F403
