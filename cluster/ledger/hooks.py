@@ -43,7 +43,6 @@ SECRET_PREFIX = "whsec_"  # noqa: S105  # as Standard Webhooks writes one
 MOST = 50
 """Endpoints of a tenant: every job that ends looks through them."""
 TRIES_KEPT = 20
-LISTENED = bindparam("tenants", expanding=True)
 TOLD = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.IN_REVIEW})
 """States of a job that somebody may want to hear of."""
 
@@ -166,7 +165,7 @@ def tell(connection: Connection, changed: Sequence[tuple[Row[Any], JobState]], *
     if not changed:
         return
     listening = select(hooks.c.id, hooks.c.tenant, hooks.c.show, hooks.c.topics).where(
-        hooks.c.tenant.in_(LISTENED), hooks.c.disabled_us.is_(None)
+        hooks.c.tenant.in_(bindparam("tenants", expanding=True)), hooks.c.disabled_us.is_(None)
     )
     found = connection.execute(listening, {"tenants": padded(sorted({job.tenant for job, _ in changed}))}).all()
     rows = [
@@ -243,9 +242,8 @@ def rotate(
     """A new secret; what is sent is signed with the old one too for `keep_old_us` more. Raises NotFound."""
     row = _row(connection, sight, hook_id)
     if row.secret != secret:
-        keeps = {"old_secret": row.secret, "old_until_us": now_us + keep_old_us} if keep_old_us > 0 else {}
-        none = {"old_secret": None, "old_until_us": None}
-        _set(connection, hook_id, **{**none, **keeps}, secret=secret, updated_us=now_us)
+        older, until_us = (row.secret, now_us + keep_old_us) if keep_old_us > 0 else (None, None)
+        _set(connection, hook_id, old_secret=older, old_until_us=until_us, secret=secret, updated_us=now_us)
     return find(connection, sight, hook_id)
 
 
@@ -305,12 +303,13 @@ def claim(
         _due(without), {"now": now_us, "most": limit, "each": each, "without": padded(without)}
     ).all()
     taken = [
-        {"old_hook": r.endpoint_id, "old_id": r.id, "epoch": r.epoch + 1, "next_us": now_us + lease_us} for r in rows
+        {"old_hook": r.endpoint_id, "old_id": r.id, "new_epoch": r.epoch + 1, "until_us": now_us + lease_us}
+        for r in rows
     ]
     if taken:
         guard = (deliveries.c.endpoint_id == bindparam("old_hook"), deliveries.c.id == bindparam("old_id"))
-        values = {"epoch": bindparam("epoch"), "next_us": bindparam("next_us")}
-        connection.execute(update(deliveries).where(*guard).values(values), taken)
+        later = update(deliveries).where(*guard).values(epoch=bindparam("new_epoch"), next_us=bindparam("until_us"))
+        connection.execute(later, taken)
     return [
         Message(
             hook_id=row.endpoint_id,

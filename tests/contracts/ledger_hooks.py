@@ -105,6 +105,18 @@ def test_a_dead_task_that_is_eaten_makes_its_job_a_success_that_is_told(desk: Le
     assert states_told(desk, hook) == ["failed", "succeeded"]
 
 
+def test_a_job_that_waits_for_a_person_is_told_of_once_it_has_nothing_else_to_do(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    job = desk.submit(task("a", gate="shot"), task("b"))
+    desk.run(job, "a")
+    assert states_told(desk, hook) == []  # b is still to be drawn
+    desk.run(job, "b")
+    assert states_told(desk, hook) == ["in_review"]
+    desk.clock.advance(1)
+    desk.move(job, "a", Move.APPROVE)
+    assert states_told(desk, hook) == ["in_review", "succeeded"]
+
+
 def test_nothing_is_told_of_what_did_not_commit(desk: LedgerDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = listener(desk)
     job = desk.submit(task("a"))
