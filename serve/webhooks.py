@@ -101,8 +101,8 @@ class Deliverer:
             next_us = self._next_us(message, tried)
             if await asyncio.to_thread(self._ledger.settle_delivery, message, tried, next_us=next_us):
                 action = "webhook.delivered" if tried.heard else "webhook.failed"
-                facts = {"endpoint": message.hook_id, "event": message.id, "status": tried.status, "ms": tried.ms}
-                say(log, "A webhook was tried.", action=action, **facts)
+                say(log, "A webhook was tried.", action=action, endpoint=message.hook_id, event=message.id,
+                    status=tried.status, ms=tried.ms)  # fmt: skip
         except Unavailable as error:
             say(log, "A try of a webhook was lost.", action="webhook.lost", level=logging.WARNING, why=str(error))
         except Exception:

@@ -225,8 +225,10 @@ def change(
     """What is None stays. A new url, or `enabled`, ends that it is disabled. Raises NotFound, InvalidInput."""
     row = _row(connection, sight, hook_id)
     _check(name=row.name if name is None else name, url=row.url if url is None else url)
-    new = {"name": name, "url": url, "topics": None if topics is None else list(topics)}
-    columns = {column: value for column, value in new.items() if value not in (None, row._mapping[column])}
+    new: dict[str, Any] = {"name": name, "url": url, "topics": None if topics is None else list(topics)}
+    columns: dict[str, Any] = {
+        column: value for column, value in new.items() if value not in (None, row._mapping[column])
+    }
     if enabled is False and row.disabled_us is None:
         columns |= {"disabled_us": now_us, "disabled_reason": "switched off"}
     elif row.disabled_us is not None and (enabled or (enabled is None and "url" in columns)):
