@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from cluster.ledger.hooks import HookSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
+from serve.webhooks import TOPICS
 from tests.front_desk import BOAT, FrontDesk, front_desk
 from tests.ledger_desk import task
 from tests.unit.test_http_front import ROUTES
@@ -24,7 +26,7 @@ from tests.unit.test_http_front import ROUTES
 ABSENT = "01arz3ndektsv4rrffq69g5fav"
 SHARED = {"model": "house-video"}
 """Ids in paths that belong to no tenant: whoever may ask sees them."""
-OWNED = {"video": "video_", "image": "image_"}
+OWNED = {"video": "video_", "image": "image_", "hook": "whe_", "event": "evt_"}
 """Ids in paths of what a tenant owns, and how they begin."""
 BODIES: dict[str, Any] = {"POST /v1/estimates": {"prompt": BOAT, "kind": "video"}}
 """What a route needs so that it looks for its object; else a prompt."""
@@ -49,8 +51,19 @@ class World:
         self.ids = {
             "video": desk.ask("POST", "/v1/videos", key=self.owner, json={"prompt": BOAT, "seed": 7}).json()["id"],
             "image": desk.ledger.submit(image, [task("image")])[0].replace("job_", "image_"),
+            **self._heard(),
         }
         self.ledger_events = {job.id: job.seq for job in desk.ledger.jobs()}
+
+    def _heard(self) -> dict[str, str]:
+        """An endpoint of webhooks, and the event of a video that was canceled."""
+        topics = (TOPICS["video.canceled"],)
+        spec = HookSpec(tenant="studio", show="feature", name="x", url="https://example.com/", topics=topics)
+        hook = self.desk.ledger.create_hook(spec)[0].id
+        video = self.desk.ask("POST", "/v1/videos", key=self.owner, json={"prompt": BOAT}).json()["id"]
+        self.desk.ask("POST", f"/v1/videos/{video}/cancel", key=self.owner)
+        [line] = self.desk.ask("GET", f"/v1/webhook_endpoints/{hook}/deliveries", key=self.owner).json()["data"]
+        return {"hook": hook, "event": line["id"]}
 
     def key(self, *scopes: Scope, **more: Any) -> str:
         """A key whose first use is written down already."""
