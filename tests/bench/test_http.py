@@ -88,7 +88,7 @@ def door(farm: StandingFarm) -> httpx.Client:
 
 def submit(client: httpx.Client, name: str, seed: int = 7) -> str:
     answer = client.post(
-        "/v1/videos", json={"prompt": BOAT, "seconds": 1, "seed": seed}, headers={"Idempotency-Key": name}
+        "/v1/videos", json={"prompt": BOAT, "seconds": 2, "seed": seed}, headers={"Idempotency-Key": name}
     )
     assert answer.status_code == 200, answer.text
     return str(answer.json()["id"])
