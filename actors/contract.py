@@ -104,6 +104,36 @@ class Complete(Protocol):
     ) -> Completion: ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chat:
+    """A question to a language model, and how it shall be answered."""
+
+    id: str
+    model: str
+    messages: tuple[Mapping[str, str], ...]  # role and content
+    timeout_s: float  # for the whole answer
+    max_tokens: int | None = None  # None: as many as the model's context has room for
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None  # None: another answer each time
+    stop: tuple[str, ...] = ()  # texts that end the answer and are not part of it
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    schema: Json | None = None  # the answer is JSON after it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """What a writer adds to its answer; the counts are of all so far. The first adds nothing: the question is taken."""
+
+    text: str = ""
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, that were known from an earlier question
+    finish_reason: str | None = None  # of the last one: stop or length
+    price_class: str = ""  # of the worker
+
+
 class Family(Protocol):
     """The adapter for one model architecture: it can stop, save, resume and batch between denoise steps.
 

@@ -44,8 +44,9 @@ def release_sockets(engine: AsyncLLM | None) -> None:
         resources.ctx.destroy(linger=0)
 
 
-def as_ours(error: Exception) -> FarmError:
-    """An error of the tree for whatever the engine raised, with the original as its cause."""
+def as_ours(error: Exception, *, field: str = "messages") -> FarmError:
+    """An error of the tree for whatever the engine raised, with the original as its cause; `field` is what is at fault
+    if the request is."""
     from vllm.exceptions import VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -57,7 +58,7 @@ def as_ours(error: Exception) -> FarmError:
     else:
         cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ else error
         if isinstance(cause, (ValueError, VLLMClientError)):
-            ours = InvalidInput(f"the writer refuses the request: {cause}", field="messages")
+            ours = InvalidInput(f"the writer refuses the request: {cause}", field=field)
         else:
             ours = EngineFailed(f"the writer failed: {type(cause).__name__}: {cause}")
     ours.__cause__ = error

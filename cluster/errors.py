@@ -4,6 +4,7 @@ FarmError                       ours; BUG unless a subclass says otherwise
 |- UserMistake                  INPUT: the person who asked can mend it (exit code 2, HTTP 4xx)
 |  |- InvalidSpec               a shot that its model cannot draw
 |  |- InvalidInput              any other field of a request
+|  |  |- TooLong                more than the model's context holds
 |  |- InvalidSettings           an environment variable or a file of settings
 |  |- InvalidGraph              cycles, unknown steps, too many tasks
 |  |- UnknownModel              not in the catalog
@@ -23,6 +24,7 @@ FarmError                       ours; BUG unless a subclass says otherwise
 |  |- StoreUnavailable
 |  |- LedgerUnavailable
 |  |- WorkerLost
+|  |- NoWriter                  no worker that writes with this model is up
 |- StoreFull                    INFRA: no space left; a person must make room
 |- WrittenOnce                  BUG: a write-once key of the store already has other bytes
 |- OutOfMemory                  RESOURCE
@@ -110,6 +112,10 @@ class InvalidInput(UserMistake):
     code = "invalid_input"
 
 
+class TooLong(InvalidInput):
+    code = "context_length_exceeded"
+
+
 class InvalidSettings(UserMistake):
     code = "invalid_settings"
 
@@ -187,6 +193,10 @@ class LedgerUnavailable(Unavailable):
 
 class WorkerLost(Unavailable):
     code = "worker_lost"
+
+
+class NoWriter(Unavailable):
+    code = "no_writer"
 
 
 class StoreFull(FarmError):

@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     http_body_bytes: int = Field(1 << 20, gt=0, description="a longer body of a request is refused, unread")
     http_upload_bytes: int = Field(32 << 20, gt=0, description="the same for one with files")
     http_read_s: float = Field(30.0, gt=0, description="how long a client may take to send a body")
+    chat_s: float = Field(600.0, gt=0, description="how long the answer to a chat may take")
+    chat_keepalive_s: float = Field(
+        15.0, gt=0, description="a stream in which nothing comes says so often that it lives"
+    )
+    chats_per_key: int = Field(16, ge=1, description="chats of one key that a process answers at once")
     image_wait_s: float = Field(120.0, gt=0, description="how long a call for images waits before it is to be repeated")
     private_urls: bool = Field(False, description="webhooks and pictures may be of one's own network, by plain http")
     url_ports: tuple[int, ...] = Field((80, 443), description="as JSON: ports that webhooks and pictures may have")

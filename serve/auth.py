@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from cluster.errors import Forbidden, InvalidInput, RateLimited, Unauthenticated
 from cluster.graph import flaw_of_text
-from cluster.ledger.keys import Key, Scope
+from cluster.ledger.keys import Allowance, Key, Scope
 from cluster.ledger.outcomes import Sight
 from serve.gate import HEADERS
 from serve.service import off_the_loop, service_of
@@ -27,6 +27,7 @@ class Caller:
 
     key: Key
     show: str
+    tokens: Allowance | None = None  # what its minute has left; None: it has no limit
 
     @property
     def tenant(self) -> str:
@@ -62,7 +63,8 @@ def caller_with(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
                 remedy=f"wait {admitted.wait_s:.1f} s",
                 retry_after_s=admitted.wait_s,
             )
-        return Caller(key=key, show=_show(request.headers.get(PROJECT), key, service.settings.show))
+        show = _show(request.headers.get(PROJECT), key, service.settings.show)
+        return Caller(key=key, show=show, tokens=admitted.tokens)
 
     return check
 

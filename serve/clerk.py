@@ -193,6 +193,7 @@ def _of_key(key: Key) -> dict[str, Any]:
         "prefix": key.prefix,
         "requests_per_minute": key.requests_per_minute,
         "in_flight_s": key.in_flight_s,
+        "tokens_per_minute": key.tokens_per_minute,
         "created": at(key.created_us),
         "used": _at(key.used_us),
         "rotated": _at(key.rotated_us),

@@ -28,6 +28,7 @@ from cluster.errors import (
     RateLimited,
     StoreFull,
     TooLarge,
+    TooLong,
     TooSlow,
     Unauthenticated,
     Unavailable,
@@ -38,6 +39,7 @@ from cluster.errors import (
 log = logging.getLogger(__name__)
 STATUS: Mapping[type[FarmError], tuple[int, str]] = {
     Unreadable: (400, "invalid_request_error"),
+    TooLong: (400, "invalid_request_error"),
     Unauthenticated: (401, "authentication_error"),
     Forbidden: (403, "permission_error"),
     NotFound: (404, "not_found_error"),

@@ -18,9 +18,10 @@ from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
 from cluster.store import Store
 from serve import envelope
-from serve.farm import estimates, webhook_endpoints
+from serve.chats import ChatDesk
+from serve.farm import estimates, usage, webhook_endpoints
 from serve.gate import Gate
-from serve.openai import images, models, videos
+from serve.openai import chat, images, models, videos
 from serve.openai.documents import refusals
 from serve.service import Desk, Service, off_the_loop, service_of
 
@@ -46,13 +47,16 @@ def create_app(
     catalog: Catalog,
     settings: Settings,
     desk: Desk | None = None,
+    chat_desk: ChatDesk | None = None,
     *,
     replica: str | None = None,
 ) -> FastAPI:
-    """`desk` is the dispatcher, if it can be reached: submits need it not, progress does. `replica` is what
-    it is called among those behind one proxy (of Ray Serve), which then names the requests."""
+    """`desk` is the dispatcher, if it can be reached: submits need it not, progress does. `chat_desk` is who answers
+    chats. `replica` is what it is called among those behind one proxy (of Ray Serve), which then names the requests."""
     app = FastAPI(title="Reelfarm", version=VERSION, description=ABOUT, docs_url=None, redoc_url=None)
-    app.state.service = Service(ledger=ledger, store=store, catalog=catalog, settings=settings, desk=desk)
+    app.state.service = Service(
+        ledger=ledger, store=store, catalog=catalog, settings=settings, desk=desk, chat=chat_desk
+    )
     app.add_middleware(
         Gate,
         body_bytes=settings.http_body_bytes,
@@ -70,7 +74,7 @@ def create_app(
         operation_id="ready",
         tags=["health"],
     )
-    for surface in (videos, images, models, estimates, webhook_endpoints):
+    for surface in (videos, images, models, chat, estimates, usage, webhook_endpoints):
         app.include_router(surface.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app

@@ -221,6 +221,7 @@ class KeyRow(Row):
     prefix: str
     requests_per_minute: int | None
     in_flight_s: float | None
+    tokens_per_minute: int | None
     created: str
     used: str | None
     rotated: str | None

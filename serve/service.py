@@ -23,6 +23,7 @@ from cluster.ledger.outcomes import Backlog
 from cluster.settings import Settings
 from cluster.store import Store
 from cluster.timing import Paces, learned
+from serve.chats import ChatDesk, Places, TokenMeter
 from serve.feed import Feed
 from serve.guard import Guard
 
@@ -95,14 +96,19 @@ class Service:
     catalog: Catalog
     settings: Settings
     desk: Desk | None = None
+    chat: ChatDesk | None = None
     queue: Queue = field(init=False)
     feed: Feed = field(init=False)
     guard: Guard = field(init=False)
+    places: Places = field(init=False)
+    meter: TokenMeter = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.ledger)
         self.feed = Feed(self)
         self.guard = Guard.of(self.settings)
+        self.places = Places(self.settings.chats_per_key)
+        self.meter = TokenMeter(self.ledger)
 
     def poke(self) -> None:
         """The dispatcher also looks by itself: whether it hears this does not matter."""

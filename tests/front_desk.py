@@ -19,6 +19,7 @@ from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
 from cluster.store import DirectoryStore, Store
+from serve.chats import ChatDesk
 from serve.http import create_app
 from serve.service import Desk
 from tests.farm import InProcessFarm
@@ -32,9 +33,16 @@ EVERYTHING = (Scope.GENERATE, Scope.READ)
 class FrontDesk:
     """`client` has no key of its own; `headers(...)` makes one."""
 
-    def __init__(self, ledger: Ledger, store: Store, settings: Settings, desk: Desk | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        settings: Settings,
+        desk: Desk | None = None,
+        chat_desk: ChatDesk | None = None,
+    ) -> None:
         self.ledger, self.store, self.settings = ledger, store, settings
-        self.app = create_app(ledger, store, CATALOG, settings, desk)
+        self.app = create_app(ledger, store, CATALOG, settings, desk, chat_desk)
         self.client = TestClient(self.app, raise_server_exceptions=False)
         self.secret = self.key()
 
@@ -62,11 +70,11 @@ class FrontDesk:
 
 
 @contextmanager
-def front_desk(url: str, home: Path, **settings: Any) -> Iterator[FrontDesk]:
-    """Without a farm: what is submitted waits."""
+def front_desk(url: str, home: Path, chat_desk: ChatDesk | None = None, **settings: Any) -> Iterator[FrontDesk]:
+    """Without a farm: what is submitted waits, and `chat_desk` answers chats."""
     ledger = Ledger(url, durable=False)
     try:
-        yield FrontDesk(ledger, DirectoryStore(home / "store"), Settings(home=home, **settings))
+        yield FrontDesk(ledger, DirectoryStore(home / "store"), Settings(home=home, **settings), None, chat_desk)
     finally:
         ledger.close()
 

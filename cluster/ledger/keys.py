@@ -25,6 +25,9 @@ SHOWN = 12
 MINUTE_US = 60_000_000
 SEEN_EVERY_US = MINUTE_US
 """The last use of a key is written down about so often."""
+MOST_OWED_US = 10 * MINUTE_US
+"""One answer may be longer than a minute's tokens; more than this nobody is made to wait for, nor for a wall clock
+that was set back."""
 
 
 class Scope(StrEnum):
@@ -46,6 +49,7 @@ class KeySpec:
     show: str | None = None
     requests_per_minute: int | None = None
     in_flight_s: float | None = None
+    tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         check_tenant(self.tenant)
@@ -59,6 +63,8 @@ class KeySpec:
             raise InvalidInput("requests_per_minute must be from 1 to 1,000,000", field="requests_per_minute")
         if self.in_flight_s is not None and not (math.isfinite(self.in_flight_s) and self.in_flight_s > 0):
             raise InvalidInput("in_flight_s must be above 0", field="in_flight_s")
+        if self.tokens_per_minute is not None and not 1 <= self.tokens_per_minute <= 1_000_000_000:
+            raise InvalidInput("tokens_per_minute must be from 1 to 1,000,000,000", field="tokens_per_minute")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +79,7 @@ class Key:
     prefix: str
     requests_per_minute: int | None
     in_flight_s: float | None
+    tokens_per_minute: int | None
     created_us: int
     used_us: int | None
     rotated_us: int | None
@@ -85,12 +92,23 @@ class Key:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Allowance:
+    """Of tokens, as of now. One that is spent fills again, one token after the other."""
+
+    limit: int  # a minute
+    left: int
+    wait_s: float  # until there is one; 0 if there is
+    full_s: float  # until all of the limit is there
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Admitted:
     """A key that was known, and what is left of its minute; `wait_s` above 0: it has to wait so long."""
 
     key: Key
     wait_s: float = 0.0
     left: int | None = None  # requests; None: it has no limit
+    tokens: Allowance | None = None  # the same
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +139,7 @@ def create(connection: Connection, key_id: str, spec: KeySpec, secret: NewSecret
                 scopes=[scope.value for scope in spec.scopes],
                 requests_per_minute=spec.requests_per_minute,
                 in_flight_s=spec.in_flight_s,
+                tokens_per_minute=spec.tokens_per_minute,
                 created_us=now_us,
                 **secret.columns,
             )
@@ -188,7 +207,32 @@ def authenticate(connection: Connection, secret: str, *, now_us: int) -> Admitte
         changes["used_us"] = now_us
     if changes:
         connection.execute(update(api_keys).where(api_keys.c.id == row.id).values(**changes))
-    return Admitted(key=_key(row), wait_s=wait_us / 1e6, left=left)
+    return Admitted(key=_key(row), wait_s=wait_us / 1e6, left=left, tokens=_allowance(row, now_us))
+
+
+def charge_tokens(connection: Connection, key_id: str, tokens: int, *, now_us: int) -> None:
+    """What was read and made, from the allowance of a key that has one."""
+    if tokens <= 0:
+        return
+    query = select(api_keys.c.tokens_per_minute, api_keys.c.tokens_paced_us).where(api_keys.c.id == key_id)
+    row = connection.execute(query).one_or_none()
+    if row is not None and row.tokens_per_minute is not None:
+        paid_us = now_us + _owed_us(row, now_us) - (-tokens * MINUTE_US // row.tokens_per_minute)
+        connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(tokens_paced_us=paid_us))
+
+
+def _allowance(row: Row[Any], now_us: int) -> Allowance | None:
+    limit, owed_us = row.tokens_per_minute, _owed_us(row, now_us)
+    if limit is None:
+        return None
+    left = limit - -(-owed_us * limit // MINUTE_US)
+    each_us = -(-MINUTE_US // limit)
+    wait_s = 0.0 if left > 0 else (owed_us - MINUTE_US + each_us) / 1e6
+    return Allowance(limit=limit, left=max(0, left), wait_s=wait_s, full_s=owed_us / 1e6)
+
+
+def _owed_us(row: Row[Any], now_us: int) -> int:
+    return int(min(max(0, row.tokens_paced_us - now_us), MOST_OWED_US))
 
 
 def in_flight_s(connection: Connection, tenant: str, show: str | None = None) -> float:

@@ -29,6 +29,7 @@ from cluster.ledger import (
     operations,
     recount,
     shares,
+    tokens,
 )
 from cluster.ledger.audit import Log
 from cluster.ledger.database import Database
@@ -236,6 +237,11 @@ class Ledger:
         """Of what is over. Returns how many."""
         before_us = self.clock.now_us() - round(older_s * 1e6)
         return self._do(lambda c: hooks.forget(c, before_us=before_us))
+
+    def book_tokens(self, source: str, totals: Sequence[tuple[tokens.Meter, tokens.Counts]]) -> None:
+        """What `source` has counted so far, by meter. Again is fine."""
+        now_us = self.clock.now_us()
+        self._do(lambda c: tokens.book(c, source, totals, now_us=now_us))
 
     def set_held(self, job_id: str, held: bool) -> None:
         now_us = self.clock.now_us()

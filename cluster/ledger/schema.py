@@ -294,7 +294,9 @@ api_keys = Table(
     Column("old_until_us", BigInteger),
     Column("requests_per_minute", Integer),
     Column("in_flight_s", Float),  # predicted accelerator-seconds of its tenant's open work, at most
+    Column("tokens_per_minute", Integer),
     Column("paced_us", BigInteger, nullable=False, server_default=text("0")),  # when its requests so far are paid off
+    Column("tokens_paced_us", BigInteger, nullable=False, server_default=text("0")),  # the same of its tokens
     Column("created_us", BigInteger, nullable=False),
     Column("used_us", BigInteger),
     Column("rotated_us", BigInteger),
@@ -338,3 +340,20 @@ webhook_deliveries = Table(
 )
 Index("ix_webhook_deliveries_due", webhook_deliveries.c.progress, webhook_deliveries.c.next_us)
 Index("ix_webhook_deliveries_log", webhook_deliveries.c.endpoint_id, webhook_deliveries.c.created_us)
+
+token_minutes = Table(
+    "token_minutes",
+    metadata,
+    Column("key_id", String(40), primary_key=True),
+    Column("show", String(64), primary_key=True),
+    Column("model", String(128), primary_key=True),
+    Column("price_class", String(32), primary_key=True),
+    Column("minute_us", BigInteger, primary_key=True, autoincrement=False),  # when it began
+    Column("source", String(40), primary_key=True),  # the process that counted: it alone writes the row
+    Column("tenant", String(64), nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+)
+Index("ix_token_minutes_tenant", token_minutes.c.tenant, token_minutes.c.minute_us)

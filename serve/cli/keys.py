@@ -41,6 +41,7 @@ Rpm = Annotated[int | None, typer.Option("--requests-per-minute", metavar="N", h
 InFlight = Annotated[
     float | None, typer.Option("--in-flight", metavar="S", help="At most so many predicted seconds of open work.")
 ]
+Tpm = Annotated[int | None, typer.Option("--tokens-per-minute", metavar="N", help="At most so many, read and made.")]
 KeepOld = Annotated[float, typer.Option("--keep-old", metavar="HOURS", min=0, help="How long the old secret opens.")]
 
 app = typer.Typer()
@@ -61,6 +62,7 @@ def add(
     scope: Scopes = None,
     requests_per_minute: Rpm = None,
     in_flight: InFlight = None,
+    tokens_per_minute: Tpm = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print its secret, this once. It may generate and read, if nothing else is said."""
@@ -76,6 +78,7 @@ def add(
                 show=show,
                 requests_per_minute=requests_per_minute,
                 in_flight_s=in_flight,
+                tokens_per_minute=tokens_per_minute,
             )
         )
     _tell_secret(key, secret, as_json=as_json)

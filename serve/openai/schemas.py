@@ -20,7 +20,7 @@ def _sides(size: str) -> str:
     return size
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """Forms carry text: "2" is 2. A boolean is no number."""
     if isinstance(value, bool):
         raise ValueError("should be a number")
@@ -28,7 +28,7 @@ def _number(value: Any) -> Any:
 
 
 def _length(value: Any) -> Any:
-    return _number(value.strip().removesuffix("s") if isinstance(value, str) else value)
+    return number(value.strip().removesuffix("s") if isinstance(value, str) else value)
 
 
 def _pairs(value: dict[str, str]) -> dict[str, str]:
@@ -40,7 +40,7 @@ def _pairs(value: dict[str, str]) -> dict[str, str]:
 Size = Annotated[str, AfterValidator(_sides), Field(description="WIDTHxHEIGHT in pixels", examples=["512x512"])]
 Seed = Annotated[
     int,
-    BeforeValidator(_number),
+    BeforeValidator(number),
     Field(ge=0, lt=2**63, description="The same seed draws the same picture; drawn by lot and told if it is not given"),
 ]
 Seconds = Annotated[float, BeforeValidator(_length), Field(gt=0, allow_inf_nan=False, le=86_400)]
@@ -74,7 +74,7 @@ class RemixRequest(Body):
 class ImageRequest(Body):
     prompt: Prompt
     model: str = "house-video"
-    n: Annotated[int, BeforeValidator(_number), Field(ge=1, le=10)] = 1
+    n: Annotated[int, BeforeValidator(number), Field(ge=1, le=10)] = 1
     size: Size | Literal["auto"] | None = None
     quality: Literal["draft", "standard", "final", "low", "medium", "high", "hd", "auto"] = "standard"
     response_format: Literal["b64_json", "url"] = "b64_json"

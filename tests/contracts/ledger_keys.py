@@ -87,6 +87,7 @@ def test_a_key_pays_for_each_request_and_its_bucket_fills_again(desk: LedgerDesk
         ({"show": ""}, "show"),
         ({"scopes": ()}, "scopes"),
         ({"requests_per_minute": 0}, "requests_per_minute"),
+        ({"tokens_per_minute": 0}, "tokens_per_minute"),
         ({"in_flight_s": float("nan")}, "in_flight_s"),
     ],
     ids=lambda v: str(v) if isinstance(v, str) else "",

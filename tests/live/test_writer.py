@@ -7,16 +7,19 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from actors.catalog import Catalog
+from actors.contract import Chat
 from actors.weights import CHECKSUMS, MARKER, weights_dir
 from actors.writer import Writer
-from cluster.errors import InvalidInput, QualityCheckFailed, WorkerLost
+from cluster.errors import Interrupted, InvalidInput, QualityCheckFailed, TooLong, WorkerLost
 from pipelines.writer_eval import LOGLINES, judge
 from pipelines.writing import write_script
 
@@ -104,18 +107,71 @@ def test_many_threads_ask_at_once_and_each_gets_its_own_answer(writer: Writer) -
     assert all(re.fullmatch(LINE["pattern"], json.loads(text)) for text in alone)
 
 
+def chat(name: str, **changes: Any) -> Chat:
+    return Chat(id=name, model="house-writer", messages=tuple(CHAT), timeout_s=240.0, **changes)
+
+
 def test_a_stream_adds_up_to_the_answer(writer: Writer) -> None:
-    asked = {"schema": LINE, "max_tokens": 60, "temperature": 0.9, "timeout_s": 240.0}
-    deltas = list(writer.stream(CHAT, seed=3, **asked))  # type: ignore[arg-type]
-    assert len(deltas) > 3
-    assert "".join(deltas) == ask(writer, 3)
+    pieces = list(writer.stream(chat("sum", seed=3, schema=LINE, max_tokens=60, temperature=0.9)))
+    assert len(pieces) > 4
+    assert "".join(piece.text for piece in pieces) == ask(writer, 3)
+    first, *_, last = pieces
+    assert (first.text, first.completion_tokens, first.prompt_tokens) == ("", 0, last.prompt_tokens)
+    assert last.finish_reason == "stop"
+    whole = writer.complete(CHAT, schema=LINE, seed=3, max_tokens=60, temperature=0.9, timeout_s=240.0)
+    assert (whole.prompt_tokens, whole.completion_tokens) == (last.prompt_tokens, last.completion_tokens)
 
 
-def test_a_stream_that_is_left_early_frees_the_engine(writer: Writer) -> None:
-    stream = writer.stream(CHAT, schema=None, seed=1, max_tokens=1500, temperature=1.0, timeout_s=240.0)
-    assert next(stream)
+def test_a_stream_tells_what_of_its_prompt_was_known(writer: Writer) -> None:
+    messages = ({"role": "user", "content": "a boat that rises to the stars " * 40},)
+    asks = [Chat(id=f"known{n}", model="", messages=messages, timeout_s=240.0, max_tokens=1) for n in range(2)]
+    *_, new = writer.stream(asks[0])
+    *_, known = writer.stream(asks[1])
+    assert (new.cached_tokens, 0 < known.cached_tokens < known.prompt_tokens) == (0, True)
+
+
+def test_a_stream_ends_where_it_was_told_to(writer: Writer) -> None:
+    *_, cut = writer.stream(chat("cut", seed=3, max_tokens=5))
+    assert (cut.finish_reason, cut.completion_tokens) == ("length", 5)
+    whole = "".join(piece.text for piece in writer.stream(chat("whole", seed=3, max_tokens=40)))
+    word = whole.split()[4]
+    *_, last = stopped = list(writer.stream(chat("stopped", seed=3, max_tokens=40, stop=(word,))))
+    assert "".join(piece.text for piece in stopped) == whole.partition(word)[0]
+    assert (last.finish_reason, last.completion_tokens < 40) == ("stop", True)
+    again = "".join(p.text for p in writer.stream(chat("again", seed=3, max_tokens=40, frequency_penalty=2.0)))
+    assert again != whole
+
+
+def test_a_stream_that_is_left_early_or_that_nobody_waits_for_frees_the_engine(writer: Writer) -> None:
+    stream = writer.stream(chat("left", max_tokens=1500))
+    assert next(stream).text == ""
+    assert next(stream).text
+    assert running(writer) == 1
     stream.close()
+    wait_until(lambda: running(writer) == 0)
+    busy = [writer.stream(chat(f"busy{n}", max_tokens=1500)) for n in range(8)]
+    assert all(next(stream).text == "" and next(stream) for stream in busy)
+    waiting = writer.stream(chat("waiting", max_tokens=5), gone=lambda: True)  # the engine has 8 places
+    assert next(waiting).text == ""
+    with pytest.raises(Interrupted):
+        next(waiting)
+    for stream in busy:
+        stream.close()
+    wait_until(lambda: running(writer) == 0)
     assert ask(writer, 0)
+
+
+def running(writer: Writer) -> int:
+    """Requests that vLLM has in hand."""
+    assert writer._engine is not None
+    return len(writer._engine.output_processor.request_states)
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    ends_s = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)
 
 
 def test_an_answer_that_is_cut_off_is_an_error(writer: Writer) -> None:
@@ -123,14 +179,21 @@ def test_an_answer_that_is_cut_off_is_an_error(writer: Writer) -> None:
         ask(writer, 0, max_tokens=3)
 
 
-def test_a_chat_that_is_too_long_or_a_schema_that_is_none_is_refused(writer: Writer) -> None:
-    with pytest.raises(InvalidInput):
-        writer.complete(
-            [{"role": "user", "content": "boat " * 5000}],
-            schema=None, seed=1, max_tokens=5, temperature=1.0, timeout_s=60.0,
-        )  # fmt: skip
-    with pytest.raises(InvalidInput):
+def test_a_chat_that_is_too_long_is_refused_before_it_runs(writer: Writer) -> None:
+    with pytest.raises(TooLong, match="context has 2048") as long:
+        next(
+            writer.stream(Chat(id="l", model="", messages=({"role": "user", "content": "boat " * 5000},), timeout_s=9))
+        )
+    with pytest.raises(TooLong, match="context of 2048") as greedy:
+        next(writer.stream(chat("greedy", max_tokens=2040)))
+    assert (long.value.field, greedy.value.field) == ("messages", "max_tokens")
+    assert next(writer.stream(chat("fits", max_tokens=2000))).prompt_tokens < 48
+
+
+def test_a_schema_that_is_none_is_refused(writer: Writer) -> None:
+    with pytest.raises(InvalidInput) as refused:
         ask(writer, 0, schema={"type": "string", "pattern": "(("})
+    assert refused.value.field == "response_format"
     assert ask(writer, 0)
 
 
@@ -143,8 +206,10 @@ def test_an_engine_that_is_killed_is_a_lost_worker_and_closing_leaves_no_process
     """The last test of the file: it uses the engine up."""
     pids = writer.engine_pids()
     os.kill(pids[0], signal.SIGKILL)
+    assert not writer.dead
     with pytest.raises(WorkerLost):
         ask_until_it_fails(writer)
+    assert writer.dead
     writer.close()
     writer.close()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -40,6 +40,8 @@ ROUTES = [
     ("POST", "/v1/images/generations", (Scope.GENERATE,)),
     ("GET", "/v1/images/{image}/content", (Scope.READ,)),
     ("HEAD", "/v1/images/{image}/content", (Scope.READ,)),
+    ("POST", "/v1/chat/completions", (Scope.GENERATE,)),
+    ("GET", "/v1/usage", (Scope.READ,)),
     ("GET", "/v1/models", (Scope.READ,)),
     ("GET", "/v1/models/{model}", (Scope.READ,)),
     ("POST", "/v1/estimates", (Scope.READ, Scope.GENERATE)),
