@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ import ray
 from ulid import ULID
 
 from actors.catalog import Catalog
-from actors.contract import Beat, Engine, Json, Order, Report, WorkerFacts
+from actors.chats import Chats
+from actors.contract import Beat, Chat, Engine, Json, Order, Piece, Report, WorkerFacts
 from actors.dispatcher import Dispatcher
 from actors.worker import Worker
 from cluster import faults, logs
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 DISPATCHER = "dispatcher"
 CALL_S = 30.0
 MAX_SPAWNS_IN_A_ROW = 5
+CHATS = 32
+"""Chats that a worker hands to its engine at once; more wait for one of them to end."""
 ENGINES = {
     "render": "actors.fleet:render_engine",
     "writer": "actors.fleet:writer_engine",
@@ -185,15 +188,17 @@ class WorkerHost:
             price_class=fleet.price_class,
             spawned_us=spawned_us,
         )
+        engine: Any = factory(fleet, settings)
         self._worker = Worker(
             facts,
-            engine=factory(fleet, settings),
+            engine=engine,
             desk=self._desk,
             store=_store(settings),
             scratch=settings.home / "scratch",
             heartbeat_s=settings.heartbeat_s,
             execute=self._execute_as_named_call,
         )
+        self._chats = Chats(engine, price_class=fleet.price_class, on_death=self._worker.break_off)
         logs.set_up()
 
     @ray.method(concurrency_group="loop")
@@ -203,12 +208,20 @@ class WorkerHost:
         facts = self._worker.start()
         pinned = {name: ids for name, ids in context.get_accelerator_ids().items() if ids}
         seen = {"accelerators": pinned, "num_threads": self._fleet.num_threads, "pid": os.getpid()}
-        self._worker.run(replace(self._worker.facts, facts={**facts, **seen}))
+        try:
+            self._worker.run(replace(self._worker.facts, facts={**facts, **seen}))
+        finally:
+            self._chats.close(self._settings.chat_s)
         self._worker.close()
 
     @ray.method(concurrency_group="work")
     def execute(self, order: Order) -> None:
         self._worker.execute(order)
+
+    @ray.method(concurrency_group="chat", num_returns="streaming")
+    def chat(self, chat: Chat) -> Iterator[Piece]:
+        """See `actors.chats.Chats.answer`. Ray closes it at its next piece when it is cancelled."""
+        yield from self._chats.answer(chat, gone=ray.get_runtime_context().is_canceled)
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:
@@ -238,7 +251,7 @@ def _store(settings: Settings) -> Store:
 
 _DispatcherActor: Any = ray.remote(DispatcherHost)
 _as_actor: Any = ray.remote  # its types do not know concurrency groups
-_WorkerActor = _as_actor(concurrency_groups={"loop": 1, "work": 1, "control": 2})(WorkerHost)
+_WorkerActor = _as_actor(concurrency_groups={"loop": 1, "work": 1, "control": 2, "chat": CHATS})(WorkerHost)
 
 
 @dataclass(slots=True)

@@ -103,6 +103,11 @@ class Worker:
             bench.stop(why)
         self.stop()
 
+    def break_off(self, why: str) -> None:
+        """Its engine has died: it leaves, and is replaced."""
+        self._out_of_service(f"{SICK}{why}")
+        self.stop()
+
     def close(self) -> None:
         self._engine.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
