@@ -25,6 +25,7 @@ from cluster.store import DirectoryStore
 from serve.http import create_app
 from serve.service import off_the_loop
 from serve.supervisor import Standing, Supervisor
+from serve.writers import RayWriters
 
 NAME = "reelfarm"
 SUPERVISOR = "supervisor"
@@ -82,12 +83,14 @@ class Api:
         from actors.fleet import RayDesk
 
         settings = self._settings
+        desk = RayDesk(lease_wait_s=settings.lease_wait_s)
         api = create_app(
             Ledger(settings.ledger),
             DirectoryStore(settings.store_dir),
             Catalog.load(settings.home / "models.d"),
             settings,
-            desk=RayDesk(lease_wait_s=settings.lease_wait_s),
+            desk=desk,
+            chat_desk=RayWriters(desk.workers),
             replica=ray_serve.get_replica_context().replica_id.unique_id,
         )
         api.state.service.feed.draining = replica_drains

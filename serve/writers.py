@@ -71,7 +71,7 @@ class RayWriters:
             raise NoWriter(
                 f"no worker that writes with {model} is up",
                 field="model",
-                remedy="wait until it has loaded, or ask with another model",
+                remedy="wait until it has loaded; FARM_WARM names the models that a farm holds from its beginning",
                 retry_after_s=LOADS_S,
             )
         return min(able, key=lambda worker_id: (self._open[worker_id], random.random()))

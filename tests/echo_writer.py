@@ -68,7 +68,7 @@ def _words(chat: Chat) -> list[str]:
         said = json.dumps(_filled(chat.schema, chat.schema.get("$defs", {}), said))
     for text in chat.stop:
         said = said.partition(text)[0].rstrip()
-    return said.split()
+    return said.split() or [""]
 
 
 def _filled(schema: dict[str, Any], defs: dict[str, Any], said: str) -> Any:

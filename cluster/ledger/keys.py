@@ -217,12 +217,12 @@ def charge_tokens(connection: Connection, key_id: str, tokens: int, *, now_us: i
     query = select(api_keys.c.tokens_per_minute, api_keys.c.tokens_paced_us).where(api_keys.c.id == key_id)
     row = connection.execute(query).one_or_none()
     if row is not None and row.tokens_per_minute is not None:
-        paid_us = now_us + _owed_us(row, now_us) - (-tokens * MINUTE_US // row.tokens_per_minute)
+        paid_us = now_us + _owed_us(row.tokens_paced_us, now_us) - (-tokens * MINUTE_US // row.tokens_per_minute)
         connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(tokens_paced_us=paid_us))
 
 
 def _allowance(row: Row[Any], now_us: int) -> Allowance | None:
-    limit, owed_us = row.tokens_per_minute, _owed_us(row, now_us)
+    limit, owed_us = row.tokens_per_minute, _owed_us(row.tokens_paced_us, now_us)
     if limit is None:
         return None
     left = limit - -(-owed_us * limit // MINUTE_US)
@@ -231,8 +231,8 @@ def _allowance(row: Row[Any], now_us: int) -> Allowance | None:
     return Allowance(limit=limit, left=max(0, left), wait_s=wait_s, full_s=owed_us / 1e6)
 
 
-def _owed_us(row: Row[Any], now_us: int) -> int:
-    return int(min(max(0, row.tokens_paced_us - now_us), MOST_OWED_US))
+def _owed_us(paced_us: int, now_us: int) -> int:
+    return min(max(0, paced_us - now_us), MOST_OWED_US)
 
 
 def in_flight_s(connection: Connection, tenant: str, show: str | None = None) -> float:

@@ -32,7 +32,7 @@ from serve.service import Service, off_the_loop, service_of
 
 log = logging.getLogger(__name__)
 SSE = "text/event-stream"
-EVENTS = {
+EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             SSE: {

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.envelope import ErrorAnswer
+from tests.echo_writer import EchoWriter
 from tests.front_desk import BOAT, FrontDesk, front_desk
 
 TEXT = st.text(max_size=20) | st.sampled_from(
@@ -57,7 +58,7 @@ PATHS = {path: path for path in POSTS} | {"/v1/videos/{video}/remix": "/v1/video
 
 @pytest.fixture(scope="module")
 def desk(fast_folder: Path) -> Iterator[FrontDesk]:
-    with front_desk(f"sqlite:///{fast_folder}/any.db", fast_folder / "any", image_wait_s=0.001) as desk:
+    with front_desk(f"sqlite:///{fast_folder}/any.db", fast_folder / "any", EchoWriter(), image_wait_s=0.001) as desk:
         yield desk
 
 
@@ -80,6 +81,28 @@ def test_any_object_as_json(desk: FrontDesk, video: str, path: str, fields: dict
     body = json.dumps(fields)  # with NaN, Infinity and lone surrogates, as Python writes them
     response = desk.ask("POST", path.format(video=video), content=body, headers={"Content-Type": "application/json"})
     check(desk, response, PATHS[path], "post")
+
+
+WORDS = ["messages", "model", "stream", "stop", "n", "tools", "max_tokens", "seed", "response_format", "temperature"]
+MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "tool"]), "content": TEXT}) | ANYTHING
+FORM = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "json_object", "json_schema"])},
+    optional={
+        "json_schema": st.fixed_dictionaries({"name": TEXT, "schema": st.dictionaries(TEXT, ANYTHING)}) | ANYTHING
+    },
+)
+CHAT = st.fixed_dictionaries(
+    {"messages": st.lists(MESSAGE, max_size=3)}, optional=dict.fromkeys(WORDS[1:], ANYTHING | FORM)
+) | st.dictionaries(st.sampled_from(WORDS) | TEXT, ANYTHING, max_size=4)
+
+
+@given(fields=CHAT)
+def test_any_object_as_a_chat(desk: FrontDesk, fields: dict[str, Any]):
+    response = desk.ask(
+        "POST", "/v1/chat/completions", content=json.dumps(fields), headers={"Content-Type": "application/json"}
+    )
+    if not response.headers["content-type"].startswith("text/event-stream"):
+        check(desk, response, "/v1/chat/completions", "post")
 
 
 @given(
