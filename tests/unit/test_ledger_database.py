@@ -90,6 +90,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) 
 
 
 def test_pages_that_are_damaged_later_are_said_to_be_damaged(sqlite_url: str) -> None:
+    num_pages = path_of(sqlite_url).stat().st_size // 4096  # of the schema
     ledger = Ledger(sqlite_url, durable=False)
     job, _ = ledger.submit(brief(), [task(f"t{n}", params={"x": "y" * 500}) for n in range(400)])
     ledger.close()
@@ -98,7 +99,7 @@ def test_pages_that_are_damaged_later_are_said_to_be_damaged(sqlite_url: str) ->
         connection.execute("PRAGMA journal_mode=DELETE")
     connection.close()
     data = bytearray(path_of(sqlite_url).read_bytes())
-    for page in range(60, len(data) // 4096):
+    for page in range(num_pages, len(data) // 4096):
         data[page * 4096 : page * 4096 + 200] = b"\xa5" * 200
     path_of(sqlite_url).write_bytes(data)
     ledger = Ledger(sqlite_url, durable=False)
