@@ -1,8 +1,9 @@
-"""The supervisor of a standing farm: it owns the dispatcher and the fleets, and sees to it that whatever waits has
-workers. A plain class; `serve.app` makes it a detached actor."""
+"""The supervisor of a standing farm: it owns the dispatcher and the fleets, sees to it that whatever waits has workers,
+and sends webhooks. A plain class; `serve.app` makes it a detached actor."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -17,6 +18,8 @@ from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.settings import Settings
 from serve.crew import fleet_of, fleets_of
+from serve.guard import Guard
+from serve.webhooks import Deliverer
 
 if TYPE_CHECKING:  # it imports Ray
     from actors.fleet import Fleets
@@ -70,6 +73,8 @@ class Supervisor:
         ledger = self._opened()
         if ledger is None:
             return
+        hooks = threading.Thread(target=self._deliver, args=(ledger,), name="webhooks", daemon=True)
+        hooks.start()
         try:
             while not self._stopping.wait(LOOK_S):
                 try:
@@ -77,7 +82,26 @@ class Supervisor:
                 except Unavailable as error:
                     say(log, "The ledger is away.", action="supervisor.wait", level=logging.WARNING, why=error.line())
         finally:
+            hooks.join()
             ledger.close()
+
+    def _deliver(self, ledger: Ledger) -> None:
+        """Webhooks, until the farm ends; what is being sent then is waited for."""
+        deliverer = Deliverer(ledger, Guard.of(self._settings))
+
+        async def until_stopped() -> None:
+            stop = asyncio.Event()
+            running = asyncio.create_task(deliverer.run(stop))
+            await asyncio.to_thread(self._stopping.wait)
+            stop.set()
+            await running
+
+        while not self._stopping.is_set():
+            try:
+                asyncio.run(until_stopped())
+            except Exception:  # of nobody's foreseeing: what was not settled is due again
+                log.exception("The deliverer of webhooks broke.")
+                self._stopping.wait(AGAIN_S)
 
     def _opened(self) -> Ledger | None:
         """The ledger, once it is there and the dispatcher works on it; None if the farm ended before."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import openai
@@ -21,7 +23,8 @@ NUM_REQUESTS, FIRST = 200, 10_000_000  # seeds of theirs alone
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingFarm]:
-    farm = standing_farm(tmp_path_factory.mktemp("standing") / "home", FARM_LEASE_S="5", FARM_HEARTBEAT_S="1")
+    home = tmp_path_factory.mktemp("standing") / "home"
+    farm = standing_farm(home, FARM_LEASE_S="5", FARM_HEARTBEAT_S="1", FARM_PRIVATE_URLS="true")
     farm.up()
     try:
         yield farm
@@ -43,6 +46,30 @@ def test_the_openai_client_gets_a_video_from_it(farm: StandingFarm) -> None:
     video = client.videos.create_and_poll(prompt=BOAT, model="house-video", seconds="2")  # type: ignore[arg-type]
     assert video.status == "completed"
     assert client.videos.download_content(video.id).read()[4:8] == b"ftyp"
+
+
+def test_a_signed_webhook_tells_of_a_video_that_is_completed(farm: StandingFarm) -> None:
+    heard: queue.Queue[tuple[bytes, dict[str, str]]] = queue.Queue()
+
+    class Ear(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.put((self.rfile.read(int(self.headers["content-length"])), dict(self.headers)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ear) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = farm.openai()
+        asked = {"name": "test", "url": f"http://127.0.0.1:{server.server_port}/", "event_types": ["video.completed"]}
+        made = client.post("/webhook_endpoints", body=asked, cast_to=dict[str, str])
+        video = client.videos.create(prompt=BOAT, model="house-video", seconds="2")  # type: ignore[arg-type]
+        body, headers = heard.get(timeout=60)
+        server.shutdown()
+    said = client.webhooks.unwrap(body, headers, secret=made["signing_secret"])
+    assert (said.type, said.data.id) == ("video.completed", video.id)
 
 
 def test_what_one_replica_took_on_the_other_knows(farm: StandingFarm) -> None:
