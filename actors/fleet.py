@@ -201,6 +201,10 @@ class WorkerHost:
         self._chats = Chats(engine, price_class=fleet.price_class, on_death=self._worker.break_off)
         logs.set_up()
 
+    def __repr__(self) -> str:
+        """How the Ray dashboard and its logs call it."""
+        return " ".join(part for part in (self._fleet.role, self._fleet.model, f"({self._fleet.name})") if part)
+
     @ray.method(concurrency_group="loop")
     def run(self) -> None:
         """Loads, joins and pulls until it is told to stop. The actor's life is this call."""
