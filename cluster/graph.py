@@ -177,5 +177,10 @@ def with_new_seed(params: Mapping[str, Any]) -> dict[str, Any] | None:
     seed = spec.get("seed") if isinstance(spec, Mapping) else None
     if not isinstance(spec, Mapping) or not isinstance(seed, int) or isinstance(seed, bool):
         return None
-    derived = int.from_bytes(hashlib.sha256(f"another take after {seed}".encode()).digest()[:4], "big") & 0x7FFFFFFF
-    return {**params, "spec": {**spec, "seed": derived}}
+    return {**params, "spec": {**spec, "seed": new_seed(seed)}}
+
+
+def new_seed(seed: int) -> int:
+    """Of the take after the one that was drawn with `seed`, 0 to 2^31-1."""
+    digest = hashlib.sha256(f"another take after {seed}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF

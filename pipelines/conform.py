@@ -43,6 +43,8 @@ class Take:
     content_sha256: str
     held_s: float
     cost_usd: Decimal
+    number: int = 1  # which of the takes of its shot it is
+    num_takes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,5 +184,6 @@ def _sheet(
 
 
 def _facts(take: Take) -> str:
-    parts = (f"{take.spec.duration_s:.1f} s", f"drawn in {take.held_s:.1f} s", dollars(take.cost_usd))
+    chosen = (f"take {take.number} of {take.num_takes}",) if take.num_takes > 1 else ()
+    parts = (*chosen, f"{take.spec.duration_s:.1f} s", f"drawn in {take.held_s:.1f} s", dollars(take.cost_usd))
     return " \N{MIDDLE DOT} ".join(parts)

@@ -91,6 +91,8 @@ def manifest(
 def _shot(take: Take, first_frame: int) -> Json:
     return {
         "id": take.shot_id,
+        "take": take.number,
+        "num_takes": take.num_takes,
         "prompt": take.spec.prompt,
         "seed": take.spec.seed,
         "model": _public(take.model),

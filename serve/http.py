@@ -19,7 +19,7 @@ from cluster.settings import Settings
 from cluster.store import Store
 from serve import envelope
 from serve.chats import ChatDesk
-from serve.farm import estimates, usage, webhook_endpoints
+from serve.farm import estimates, films, takes, usage, webhook_endpoints
 from serve.gate import Gate
 from serve.openai import chat, images, models, videos
 from serve.openai.documents import refusals
@@ -74,7 +74,7 @@ def create_app(
         operation_id="ready",
         tags=["health"],
     )
-    for surface in (videos, images, models, chat, estimates, usage, webhook_endpoints):
+    for surface in (videos, images, models, chat, films, takes, estimates, usage, webhook_endpoints):
         app.include_router(surface.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app

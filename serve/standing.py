@@ -58,32 +58,35 @@ def standing(
     place: int | None,
     ratios: Mapping[str, float],
     now_us: int,
+    ahead_s: float = 0.0,
 ) -> Standing:
-    """Of one job. `moving` is what the dispatcher says of its running tasks, `place` where it stands in `backlog`."""
+    """Of one job. `moving` is what the dispatcher says of its running tasks, `place` where it stands in `backlog`;
+    `ahead_s` are the predicted seconds of tasks that it is going to bring. Who waits for a person has no ETA.
+    """
     status = STATUS[outcome.job.state]
     if status == "completed":
         return Standing(status=status, progress=100, eta_s=0.0)
     heard = {one["task_id"]: one for one in moving}
     done = {task["id"]: fraction(task, heard.get(task["id"])) for task in outcome.tasks}
-    whole = sum(task["weight"] for task in outcome.tasks) or 1.0
+    whole = (sum(task["weight"] for task in outcome.tasks) + ahead_s) or 1.0
     part = sum(task["weight"] * done[task["id"]] for task in outcome.tasks) / whole
     progress = min(99, math.floor(100 * part + 1e-9))
     if status not in ("queued", "in_progress"):
         return Standing(status=status, progress=progress)
     waits = place if status == "queued" else None
     eta_s = None
-    if backlog is not None and not outcome.job.held:
+    if backlog is not None and not outcome.job.held and not outcome.job.counts.get(State.IN_REVIEW):
         left_s = [_left_s(task, done[task["id"]], ratios, now_us) for task in outcome.tasks]
         eta_s = _wait_s(outcome, backlog, waits) if waits is not None else 0.0
         if eta_s is not None:
-            eta_s += sum(left_s)
+            eta_s += sum(left_s) + ahead_s
     return Standing(status=status, progress=progress, queue_position=waits, eta_s=eta_s)
 
 
 def fraction(task: Mapping[str, Any], heard: Json | None) -> float:
     """The part of a task that is done, 0 to 1."""
     state = State(task["state"])
-    if state in DONE:
+    if state in DONE or state is State.IN_REVIEW:
         return 1.0
     if state is not State.RUNNING or heard is None or not heard["stage"]:
         return 0.0
@@ -93,7 +96,7 @@ def fraction(task: Mapping[str, Any], heard: Json | None) -> float:
 
 def _left_s(task: Mapping[str, Any], done: float, ratios: Mapping[str, float], now_us: int) -> float:
     """By its own pace, once it has one; else as predicted."""
-    if State(task["state"]) in ENDED:
+    if State(task["state"]) in ENDED or task["state"] == State.IN_REVIEW.value:
         return 0.0
     ran_s = max(0.0, (now_us - task["changed_us"]) / 1e6)
     if done > 0.1:

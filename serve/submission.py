@@ -62,6 +62,19 @@ async def submit(
     service: Service, caller: Caller, asked: Asked, job: JobSpec, graph: Sequence[TaskSpec]
 ) -> tuple[Outcome, bool]:
     """(the job as it stands, whether it is new). Raises as `Ledger.submit` does, and nothing once it has committed."""
+    spec, terms = accepted(caller, asked, job)
+    job_id, created = await off_the_loop(lambda: service.ledger.submit(spec, graph, terms))
+    try:
+        sight = caller.sight(spec.recipe)
+        return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id))), created
+    except Unavailable:
+        if not created:
+            raise  # nothing was committed for this request: it may be sent again
+        return just_submitted(job_id, spec, len(graph), asked.arrived_us), True
+
+
+def accepted(caller: Caller, asked: Asked, job: JobSpec) -> tuple[JobSpec, Terms]:
+    """`job` as the work of this caller, and the terms on which the ledger takes it."""
     spec = dataclasses.replace(
         job,
         tenant=caller.tenant,
@@ -70,22 +83,14 @@ async def submit(
         asked=asked.fingerprint,
         request={**job.request, "key": caller.key.id, **({"retry": True} if asked.retry else {})},
     )
-    terms = Terms(
+    return spec, Terms(
         most_in_flight_s=caller.key.in_flight_s,
         only_show=caller.key.show,
         same_since_us=asked.arrived_us - (RETRY_WINDOW_US if asked.retry else 0),
     )
-    job_id, created = await off_the_loop(lambda: service.ledger.submit(spec, graph, terms))
-    try:
-        sight = caller.sight(spec.recipe)
-        return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id))), created
-    except Unavailable:
-        if not created:
-            raise  # nothing was committed for this request: it may be sent again
-        return _just_submitted(job_id, spec, len(graph), asked.arrived_us), True
 
 
-def _just_submitted(job_id: str, spec: JobSpec, num_tasks: int, now_us: int) -> Outcome:
+def just_submitted(job_id: str, spec: JobSpec, num_tasks: int, now_us: int) -> Outcome:
     """A job that was committed a moment ago, by a ledger that has stopped answering since."""
     names = ("tenant", "show", "recipe", "version", "title", "spec", "tier", "priority", "deadline_us", "request")
     job = Job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from openai import OpenAI
 from starlette.testclient import TestClient
 
 from actors.catalog import Catalog
-from actors.contract import Json
+from actors.contract import Engine, Json
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
@@ -27,6 +27,7 @@ from tests.picture_engine import PictureEngine
 
 BOAT = "a red boat crosses the sea"
 CATALOG = Catalog.load()
+NOBODY: Mapping[str, Engine] = {}
 EVERYTHING = (Scope.GENERATE, Scope.READ)
 
 
@@ -80,21 +81,30 @@ def front_desk(url: str, home: Path, chat_desk: ChatDesk | None = None, **settin
 
 
 class Working:
-    """A front desk with a dispatcher and one render worker behind it, until it is closed."""
+    """A front desk with a dispatcher and a render worker behind it, until it is closed."""
 
-    def __init__(self, home: Path, engine: PictureEngine, **settings: Any) -> None:
+    def __init__(
+        self, home: Path, engine: PictureEngine, beside: Mapping[str, Engine] = NOBODY, **settings: Any
+    ) -> None:
+        """`beside` are engines of other workers, by their roles; a writer holds the house writer."""
         self.engine = engine
         self.farm = InProcessFarm(home)
         self.desk = FrontDesk(self.farm.ledger, self.farm.store, Settings(home=home, **settings), Reachable(self.farm))
         self._ticking = self.farm.desk.ask(self._tick())
-        self.worker = self.farm.worker(engine, models=("house-video",))
-        self.worker.start()
-        self._thread = threading.Thread(target=self.worker.run, daemon=True)
-        self._thread.start()
+        self.workers = [self.farm.worker(engine, models=("house-video",))]
+        for role, other in beside.items():
+            models = ("house-writer",) if role == "writer" else ()
+            self.workers.append(self.farm.worker(other, role=role, models=models))
+        self._threads = [threading.Thread(target=worker.run, daemon=True) for worker in self.workers]
+        for worker, thread in zip(self.workers, self._threads, strict=True):
+            worker.start()
+            thread.start()
 
     def close(self) -> None:
-        self.worker.stop()
-        self._thread.join(timeout=30)
+        for worker in self.workers:
+            worker.stop()
+        for thread in self._threads:
+            thread.join(timeout=30)
         self.farm.desk.ask(self._rest())
         self.farm.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -35,6 +36,7 @@ class PictureEngine:
         frames = np.zeros((spec.num_frames, spec.height_px, spec.width_px, 3), np.uint8)
         frames[..., 0] = spec.seed % 251
         frames[..., 1] = (np.arange(spec.num_frames) * 9 % 251).astype(np.uint8)[:, None, None]
+        frames[..., 2] = zlib.crc32(spec.prompt.encode()) % 251
         if spec.num_frames == 1:
             still = bench.scratch / "still.png"
             still.write_bytes(media.poster(frames[0]))

@@ -18,6 +18,7 @@ from cluster.graph import TaskSpec, check_size
 from cluster.ledger import (
     audit,
     events,
+    films,
     history,
     holdings,
     hooks,
@@ -34,6 +35,7 @@ from cluster.ledger import (
 from cluster.ledger.audit import Log
 from cluster.ledger.database import Database
 from cluster.ledger.events import Event
+from cluster.ledger.films import Change
 from cluster.ledger.hooks import Delivery, Hook, HookSight, HookSpec, Message, Tried
 from cluster.ledger.jobs import Job, JobSpec, Terms
 from cluster.ledger.keys import Admitted, Key, KeySpec, NewSecret
@@ -172,6 +174,29 @@ class Ledger:
     def delete_job(self, job_id: str) -> None:
         now_us = self.clock.now_us()
         self._do(lambda c: operations.delete_job(c, job_id, now_us=now_us))
+
+    @faults.at("ledger.submit")
+    def submit_film(self, spec: JobSpec, graph: Sequence[TaskSpec], terms: Terms | None = None) -> tuple[str, bool]:
+        """(film id, created), as `submit`: its first revision is the job."""
+        check_size(len(graph))
+        names = {"film_id": f"film_{self._new_id()}", "job_id": f"job_{self._new_id()}"}
+        ids, now_us = self._ids("task", len(graph)), self.clock.now_us()
+        return self._do(lambda c: films.begin(c, spec, graph, **names, ids=ids, now_us=now_us, terms=terms))
+
+    def revise_film(self, change: Change) -> None:
+        """A newer job of the film, and the end of the one before. Raises NotFound, IllegalMove, RateLimited."""
+        check_size(len(change.graph))
+        job_id, ids = f"job_{self._new_id()}", self._ids("task", len(change.graph))
+        now_us = self.clock.now_us()
+        self._do(lambda c: films.revise(c, change, job_id=job_id, ids=ids, now_us=now_us))
+
+    def cancel_film(self, film_id: str) -> None:
+        now_us = self.clock.now_us()
+        self._do(lambda c: films.cancel(c, film_id, now_us=now_us))
+
+    def delete_film(self, film_id: str) -> None:
+        now_us = self.clock.now_us()
+        self._do(lambda c: films.delete(c, film_id, now_us=now_us))
 
     def create_key(self, spec: KeySpec) -> tuple[Key, str]:
         """(the key, its secret, which is shown this once)."""

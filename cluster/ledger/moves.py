@@ -150,7 +150,7 @@ class Batch:
             self._queue.append(partial(self._inputs_reopened, task))
         if old is State.RUNNING and how not in (Move.COMMIT, Move.GATE):
             self._queue.append(partial(self._free_twins, task))
-        if new is State.SUCCEEDED and task.gate is not None:
+        if how in (Move.APPROVE, Move.CACHE_HIT) and task.gate is not None:
             self._queue.append(partial(self._open_gate, task))
         if new is State.READY:
             self._queue.append(partial(self._ask, task.id))

@@ -21,7 +21,10 @@ from cluster.ledger.money import Spend
 from cluster.ledger.schema import attempts, cost_lines, dispatcher, jobs, tasks, workers
 from cluster.states import AttemptState, State
 
-TASK = ("id", "job_id", "key", "step", "role", "state", "weight", "files", "result", "params", "reason", "changed_us")
+TASK = (
+    *("id", "job_id", "key", "step", "role", "state", "weight", "files", "result", "params", "reason", "changed_us"),
+    *("gate", "failures", "expands"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +97,7 @@ def seen(connection: Connection, sight: Sight, job_id: str) -> Job:
 def of(connection: Connection, ids: Sequence[str]) -> dict[str, Outcome]:
     """By id, of those of them that are there: for who has found each of them before."""
     rows = connection.execute(select(jobs).where(jobs.c.id.in_(padded(ids)), jobs.c.deleted_us.is_(None)))
-    return {one.job.id: one for one in _outcomes(connection, [job_rows.as_job(row) for row in rows])}
+    return {one.job.id: one for one in of_jobs(connection, [job_rows.as_job(row) for row in rows])}
 
 
 def page(connection: Connection, sight: Sight, *, after: str | None, limit: int, newest_first: bool) -> Page:
@@ -104,7 +107,7 @@ def page(connection: Connection, sight: Sight, *, after: str | None, limit: int,
         query = query.where(beyond(connection, sight, after, newest_first=newest_first))
     order = [c.desc() if newest_first else c.asc() for c in (jobs.c.created_us, jobs.c.id)]
     found = [job_rows.as_job(row) for row in connection.execute(query.order_by(*order).limit(limit + 1))]
-    return Page(outcomes=tuple(_outcomes(connection, found[:limit])), has_more=len(found) > limit)
+    return Page(outcomes=tuple(of_jobs(connection, found[:limit])), has_more=len(found) > limit)
 
 
 def beyond(connection: Connection, sight: Sight, after: str, *, newest_first: bool) -> ColumnElement[bool]:
@@ -166,7 +169,7 @@ def newest_term(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.max(dispatcher.c.term), 0))).scalar_one())
 
 
-def _outcomes(connection: Connection, found: Sequence[Job]) -> list[Outcome]:
+def of_jobs(connection: Connection, found: Sequence[Job]) -> list[Outcome]:
     """Three statements, however many jobs: at most a page of them."""
     ids = [job.id for job in found]
     made: dict[str, list[Mapping[str, Any]]] = defaultdict(list)

@@ -104,6 +104,11 @@ class Replay:
                 self._canceled.add(e.job_id)
             case "job.held":
                 self._held.add(e.job_id)
+            case "job.approved":  # an answer, whatever becomes of its task
+                self._approved.add(str(e.attempt_id))
+            case "job.superseded":  # what it still makes is for its successor, whose gate holds it
+                for key in e.data["keeps"]:
+                    self.tasks[self._by_key[e.job_id, key]].gate = None
             case "job.released":
                 self._held.discard(e.job_id)
             case "task.created":

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from actors.finisher import Tools
 from actors.weights import revision
 from cluster.assets import ReceiptFile, canonical_json
 from cluster.errors import EngineFailed, InvalidInput
-from cluster.graph import TaskSpec
+from cluster.graph import TaskSpec, new_seed
 from cluster.rates import usd
 from cluster.timing import Ahead
 from pipelines.script import Script, check_logline
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MAX_SHOTS = 40
+MAX_TAKES = 8
 PREDICTED_S = {"script": 12.0, "expand": 0.2, "render": 6.0, "conform": 2.0, "publish": 0.3}
 """Seconds on a laptop's CPU, for the first estimate; history replaces them."""
 DEFAULT_SEED = 7
@@ -50,6 +52,10 @@ class Brief:
     model: str = "house-video"
     writer: str = "house-writer"
     script: Mapping[str, Any] | None = None
+    num_takes: int = 1  # of each shot
+    review: bool = False  # a person approves a take of each shot before the film is cut
+    circled: Mapping[str, int] = field(default_factory=dict)  # the chosen take by shot, where it is not the first
+    seeds: Mapping[str, int] = field(default_factory=dict)  # by the key of a take, where its own was rejected
 
     def to_json(self) -> Json:
         return {
@@ -61,6 +67,10 @@ class Brief:
             "model": self.model,
             "writer": self.writer,
             "script": self.script,
+            "num_takes": self.num_takes,
+            "review": self.review,
+            "circled": dict(self.circled),
+            "seeds": dict(self.seeds),
         }
 
     @classmethod
@@ -76,11 +86,15 @@ def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
             f"a film has 1 to {MAX_SHOTS} shots, not {brief.num_shots}", field="shots", remedy="split longer films"
         )
     model.num_frames(brief.seconds)
+    if not 1 <= brief.num_takes <= MAX_TAKES:
+        raise InvalidInput(f"a shot has 1 to {MAX_TAKES} takes, not {brief.num_takes}", field="takes")
     script = None if brief.script is None else Script.from_json(canonical_json(brief.script))
-    seed = brief.seed if brief.seed is not None else script.seed if script is not None else DEFAULT_SEED
+    seed = _seed(brief, script.seed if script is not None else None)
     if not 0 <= seed < 2**63:
         raise InvalidInput(f"seed must be from 0 to 2^63-1, got {seed}", field="seed")
+    chosen = ("num_takes", "review", "circled", "seeds")
     asked = {"model": model.id, "seconds": brief.seconds, "seed": seed, "quality": brief.quality.value}
+    asked |= {name: value for name, value in brief.to_json().items() if name in chosen}
     if script is not None:
         script.validate_against(model)
         return _film_of(script, model, asked, script_key=None)
@@ -118,9 +132,66 @@ def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
     ]
 
 
+def revised(
+    brief: Brief, now: Mapping[str, Mapping[str, Any]], script: Script, model: Model, *, circle: str | None = None
+) -> Brief:
+    """The brief of a film whose script was changed, or of whose takes another one was circled (`circle`, its key).
+
+    `now` has the shots as they are asked for, by the keys of their takes. What does not change is asked word for word
+    as it was: a take that was rejected keeps the seed that it was drawn with since, a shot its circled take.
+    """
+    old_seed = _seed(brief, (brief.script or {}).get("seed"))
+    prompts = {shot.id: shot.prompt for shot in script.shots}
+    seeds, shots = dict[str, int](), set[str]()
+    for key, spec in now.items():
+        shot = shot_of(key)
+        if shot in prompts and model.spec(
+            prompt=prompts[shot], seconds=brief.seconds, seed=spec["seed"], quality=brief.quality
+        ) == ShotSpec.from_json(spec):
+            shots.add(shot)
+            if spec["seed"] != _take_seed(old_seed, key):
+                seeds[key] = spec["seed"]
+    circled = {shot: take for shot, take in brief.circled.items() if shot in shots}
+    if circle is not None:
+        circled[shot_of(circle)] = take_of(circle)
+    return replace(brief, script=json.loads(script.to_json()), seeds=seeds, circled=circled)
+
+
+def _seed(brief: Brief, of_script: int | None) -> int:
+    return brief.seed if brief.seed is not None else of_script if of_script is not None else DEFAULT_SEED
+
+
+def take_key(shot: str, take: int) -> str:
+    return f"{shot}.t{take}"
+
+
+def shot_of(key: str) -> str:
+    """Of the key of a take."""
+    return key.rpartition(".")[0]
+
+
+def take_of(key: str) -> int:
+    """ "sh010.t2" is take 2; 0 for a key of anything else."""
+    match = re.fullmatch(r"[a-z0-9-]{1,32}\.t([1-9][0-9]?)", key)
+    return int(match[1]) if match else 0
+
+
+def _take_seed(seed: int, key: str) -> int:
+    return take_seed(seed, shot_of(key), take=take_of(key))
+
+
+def redraws(seed: int, key: str, drawn: int) -> int:
+    """How often the take was given another seed before it was drawn with `drawn`, in a film of `seed`."""
+    seeds = [_take_seed(seed, key)]
+    while seeds[-1] != drawn and len(seeds) < 20:
+        seeds.append(new_seed(seeds[-1]))
+    return len(seeds) - 1 if seeds[-1] == drawn else 0
+
+
 def expected(brief: Brief) -> list[Ahead]:
     """What the expansion will bring: for an ETA before there is a script."""
-    takes = [Ahead(step="render", role="render", predicted_s=PREDICTED_S["render"])] * brief.num_shots
+    num = brief.num_shots * brief.num_takes
+    takes = [Ahead(step="render", role="render", predicted_s=PREDICTED_S["render"])] * num
     rest = [Ahead(step=s, role="finish", predicted_s=PREDICTED_S[s]) for s in ("conform", "publish")]
     return [*takes, *rest]
 
@@ -150,7 +221,8 @@ def expand(bench: Bench, tools: Tools) -> Made:
     script = Script.from_json(bench.fetch("script", "script.json").read_bytes())
     params = bench.order.params
     children = _film_of(script, tools.catalog.model(params["model"]), params, script_key="script")
-    return Made(children=tuple(children), result={"num_shots": len(script.shots)})
+    result = {"num_shots": len(script.shots), "script": json.loads(script.to_json())}
+    return Made(children=tuple(children), result=result)
 
 
 def cut(bench: Bench, tools: Tools) -> Made:
@@ -215,26 +287,36 @@ def _film_of(script: Script, model: Model, asked: Mapping[str, Any], *, script_k
     """The takes of a script, then conform and publish. Without `script_key` the script rides in the params."""
     rides = {} if script_key else {"script": json.loads(script.to_json())}
     needs = (script_key,) if script_key else ()
-    takes: list[TaskSpec] = []
-    named: list[dict[str, str]] = []
+    num_takes = asked.get("num_takes", 1)
+    circled: list[TaskSpec] = []
+    others: list[TaskSpec] = []
     for shot in script.shots:
-        spec = model.spec(
-            prompt=shot.prompt,
-            seconds=asked["seconds"],
-            seed=take_seed(asked["seed"], shot.id, take=1),
-            quality=Quality(asked["quality"]),
-        )
-        takes.append(take_task(f"{shot.id}.t1", spec, model))
-        named.append({"shot": shot.id, "key": takes[-1].key})
+        for take in range(1, num_takes + 1):
+            key = take_key(shot.id, take)
+            spec = model.spec(
+                prompt=shot.prompt,
+                seconds=asked["seconds"],
+                seed=asked.get("seeds", {}).get(key, _take_seed(asked["seed"], key)),
+                quality=Quality(asked["quality"]),
+            )
+            task = replace(take_task(key, spec, model), gate=shot.id if asked.get("review") else None)
+            (circled if take == asked.get("circled", {}).get(shot.id, 1) else others).append(task)
+    if len(circled) < len(script.shots):
+        raise InvalidInput(f"a shot has {num_takes} takes, and another one is circled", field="circled")
+    named: Json = {"takes": [{"shot": shot_of(task.key), "key": task.key} for task in circled], **rides}
+    if num_takes > 1:
+        named["num_takes"] = num_takes
+    takes = tuple(task.key for task in circled)
     return [
-        *takes,
+        *circled,  # first, so that the film is cut before its spare takes are drawn
+        *others,
         TaskSpec(
             key="conform",
             step="conform",
             role="finish",
             entry="pipelines.recipes.film:cut",
-            params={"takes": named, **rides},
-            needs=(*needs, *(t.key for t in takes)),
+            params=named,
+            needs=(*needs, *takes),
             weight=PREDICTED_S["conform"],
         ),
         TaskSpec(
@@ -242,8 +324,8 @@ def _film_of(script: Script, model: Model, asked: Mapping[str, Any], *, script_k
             step="publish",
             role="finish",
             entry="pipelines.recipes.film:publish",
-            params={"takes": named, **rides},
-            needs=(*needs, *(t.key for t in takes), "conform"),
+            params=named,
+            needs=(*needs, *takes, "conform"),
             weight=PREDICTED_S["publish"],
             cacheable=False,  # its manifest names this job and what this job cost
         ),
@@ -296,6 +378,8 @@ def _take(bench: Bench, named: Mapping[str, str], *, with_clip: bool) -> Take:
         content_sha256=clip["content_sha256"],
         held_s=take.held_s,
         cost_usd=usd(take.cost_nano),
+        number=take_of(take.key),
+        num_takes=bench.order.params.get("num_takes", 1),
     )
 
 

@@ -14,7 +14,7 @@ MEANINGS = {
     403: "The key may not do this",
     404: "Not there, or not to be seen with this key",
     408: "The body or the result did not come in time; the same request may be sent again",
-    409: "The video has not got that far, or ended without it; asking again changes nothing",
+    409: "It has not got that far, or ended without it; asking again changes nothing",
     410: "It was there, and is kept no longer",
     413: "The body is too large",
     416: "No byte of the range is in the file",

@@ -41,18 +41,18 @@ async def retrieve(request: Request, caller: Reader, model_id: str) -> ModelEntr
     return await off_the_loop(lambda: _entry(service, model, held))
 
 
-async def ready_model(service: Service, model_id: str) -> Model:
-    """A model that can draw here now: a worker holds it, or this machine has all it needs.
+async def ready_model(service: Service, model_id: str, *, role: str = "render", field: str = "model") -> Model:
+    """A model that can be used here now: a worker holds it, or this machine has all it needs.
 
     Raises UnknownModel, and Unsupported for one whose job would wait for ever.
     """
-    model = service.catalog.model(model_id, role="render", field="model")
+    model = service.catalog.model(model_id, role=role, field=field)
     if not await off_the_loop(lambda: model.availability(service.settings.home).ready):
         held = await off_the_loop(lambda: service.ledger.view(outcomes.models_here))
         if model.id not in held:
             raise Unsupported(
                 f"no worker of this farm holds {model.id}",
-                field="model",
+                field=field,
                 remedy="use one that GET /v1/models calls ready",
             )
     return model

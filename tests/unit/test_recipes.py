@@ -10,41 +10,16 @@ import pytest
 from actors.catalog import Catalog
 from actors.contract import Quality
 from cluster.errors import InvalidInput, InvalidSpec, UnknownModel, UserMistake
-from cluster.graph import TaskSpec, checked
+from cluster.graph import TaskSpec, checked, new_seed
 from pipelines.recipes import clip, film, image
+from pipelines.script import Script
 from pipelines.seeds import take_seed
-
-LOGLINE = "A red boat crosses the sea at night"
+from tests.scripts import LOGLINE, script_of
 
 
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
     return Catalog.load(None)
-
-
-def script_of(catalog: Catalog, *subjects: str) -> dict[str, Any]:
-    model = catalog.model("house-video")
-    words = {kind: model.vocabulary.words(kind)[0] for kind in model.vocabulary.kinds}  # type: ignore[union-attr]
-    shots = []
-    for n, subject in enumerate(subjects):
-        fields = {**words, "subject": subject}
-        shots.append(
-            {
-                "id": f"sh{(n + 1) * 10:03}",
-                "fields": fields,
-                "prompt": model.caption(fields),
-                "narration": f"The {subject} goes on.",
-            }
-        )
-    return {
-        "title": "The Crossing",
-        "logline": LOGLINE,
-        "model": "house-video",
-        "seed": 7,
-        "continuity": [],
-        "notes": [],
-        "scenes": [{"heading": "Somewhere", "place": words["place"], "shots": shots}],
-    }
 
 
 def takes(graph: list[TaskSpec]) -> dict[str, dict[str, Any]]:
@@ -77,6 +52,49 @@ def test_a_script_is_filmed_with_its_own_seed_unless_another_is_asked_for(catalo
     asked = takes(film.plan(film.Brief(logline="", script=script, seed=3), catalog))
     other = takes(film.plan(film.Brief(logline="", script=script, seed=4), catalog))
     assert own == asked != other
+
+
+def test_the_takes_of_a_shot_have_seeds_of_their_own_and_the_circled_ones_are_joined(catalog: Catalog) -> None:
+    script = script_of(catalog, "boat", "star")
+    one = film.plan(film.Brief(logline="", script=script), catalog)
+    three = film.plan(film.Brief(logline="", script=script, num_takes=3, circled={"sh020": 2}), catalog)
+    assert [t.key for t in three if t.step == "render"][:2] == ["sh010.t1", "sh020.t2"]  # drawn first
+    assert three[-2].needs == ("sh010.t1", "sh020.t2")
+    assert three[-1].needs == ("sh010.t1", "sh020.t2", "conform")
+    assert takes(three).items() >= takes(one).items()
+    assert len({params["spec"]["seed"] for params in takes(three).values()}) == 6
+    assert not any(t.gate for t in three)
+    reviewed = film.plan(film.Brief(logline="", script=script, num_takes=2, review=True), catalog)
+    assert {t.key: t.gate for t in reviewed} == {
+        **{f"sh0{n}0.t{take}": f"sh0{n}0" for n in (1, 2) for take in (1, 2)}, "conform": None, "publish": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [({"num_takes": 0}, "takes"), ({"num_takes": 9}, "takes"), ({"circled": {"sh010": 2}}, "circled")],
+)
+def test_takes_that_cannot_be_are_refused(catalog: Catalog, more: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        film.plan(film.Brief(logline="", script=script_of(catalog, "boat"), **more), catalog)
+    assert refused.value.field == field
+
+
+def test_a_changed_script_keeps_what_was_chosen_for_the_shots_that_stay(catalog: Catalog) -> None:
+    before = script_of(catalog, "boat", "star", "moon")
+    brief = film.Brief(logline="", script=before, num_takes=2, circled={"sh010": 2, "sh020": 2})
+    now = {key: params["spec"] for key, params in takes(film.plan(brief, catalog)).items()}
+    redrawn = {key: {**now[key], "seed": new_seed(now[key]["seed"])} for key in ("sh010.t2", "sh020.t1")}
+    model = catalog.model("house-video")
+    after = Script.model_validate(script_of(catalog, "boat", "fish", "moon"))
+    new = film.revised(brief, now | redrawn, after, model, circle="sh030.t2")
+    assert new.circled == {"sh010": 2, "sh030": 2}
+    assert new.seeds == {"sh010.t2": redrawn["sh010.t2"]["seed"]}
+    asked = takes(film.plan(new, catalog))
+    assert {key for key in asked if asked[key]["spec"] != (now | redrawn)[key]} == {"sh020.t1", "sh020.t2"}
+    assert film.redraws(7, "sh010.t2", new.seeds["sh010.t2"]) == 1
+    other_seed = film.revised(brief, now, Script.model_validate({**before, "seed": 8}), model)
+    assert other_seed.seeds == {}
 
 
 def test_a_brief_survives_its_way_through_the_ledger(catalog: Catalog) -> None:

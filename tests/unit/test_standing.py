@@ -76,7 +76,7 @@ def test_progress_is_the_stage_and_its_steps_and_never_100_before_the_commit(mov
         ([State.SUSPENDED], "queued", 0),
         ([State.BACKOFF], "queued", 0),
         ([State.RUNNING], "in_progress", 0),
-        ([State.IN_REVIEW], "in_progress", 0),
+        ([State.IN_REVIEW], "in_progress", 99),
         ([State.SUCCEEDED, State.READY], "in_progress", 50),
         ([State.SUCCEEDED, State.SUCCEEDED], "completed", 100),
         ([State.EATEN], "completed", 100),
@@ -99,7 +99,15 @@ def test_who_waits_is_told_its_place_and_when_it_is_likely_to_be_done():
     assert found.poll_after_ms == 3200
 
 
+def test_what_an_expansion_will_bring_counts_before_it_is_there():
+    outcome = seen(State.SUCCEEDED, State.READY)
+    assert (at(outcome).progress, at(outcome).eta_s) == (50, 20.0)
+    wider = standing(outcome, (), backlog=QUEUE, place=None, ratios={}, now_us=NOW_US, ahead_s=20.0)
+    assert (wider.progress, wider.eta_s) == (25, 30.0)
+
+
 def test_what_nobody_knows_is_not_made_up():
+    assert at(seen(State.IN_REVIEW, State.READY)).eta_s is None
     nobody = Backlog(before=("job",), ready_s={"render": 10.0}, running_s={}, num_ready={"render": 1}, num_workers={})
     assert at(seen(State.READY), backlog=nobody, place=0).eta_s is None
     assert at(seen(State.READY), backlog=None, place=None).eta_s is None

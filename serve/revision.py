@@ -1,0 +1,122 @@
+"""A film that is changed: another script, or another take circled. What has not changed is not made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from actors.catalog import Catalog
+from cluster.assets import canonical_json
+from cluster.errors import IllegalMove
+from cluster.ledger import films
+from cluster.ledger.films import Change, Film
+from cluster.ledger.jobs import JobSpec
+from cluster.ledger.ledger import Ledger
+from cluster.states import JobState
+from pipelines.recipes import film as recipe
+from pipelines.script import Script
+
+RECIPE = "pipelines.recipes.film"
+TRIES = 5
+Task = Mapping[str, Any]
+
+
+def brief_of(film: Film) -> recipe.Brief:
+    return recipe.Brief.from_json(film.now.job.spec)
+
+
+def script_of(film: Film) -> Script | None:
+    """As it came with the film, or as it was written; None before that."""
+    expansions = ((task["result"] or {}).get("script") for task in film.now.tasks if task["expands"])
+    document = film.now.job.spec.get("script") or next((one for one in expansions if one), None)
+    return None if document is None else Script.from_json(canonical_json(document))
+
+
+def takes_of(film: Film) -> dict[str, Task]:
+    """Its tasks that draw takes, by their keys."""
+    return {task["key"]: task for task in film.now.tasks if task["step"] == "render"}
+
+
+def circled(film: Film, shot: str) -> str:
+    """The key of the take that goes into the film."""
+    return recipe.take_key(shot, film.now.job.spec.get("circled", {}).get(shot, 1))
+
+
+class Editor:
+    """Changes one film. `read` is asked for it again if somebody else was quicker."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        catalog: Catalog,
+        read: Callable[[], Film],
+        *,
+        most_in_flight_s: float | None = None,
+        only_show: str | None = None,
+    ) -> None:
+        self._ledger, self._catalog, self._read = ledger, catalog, read
+        self._limits: dict[str, Any] = {"most_in_flight_s": most_in_flight_s, "only_show": only_show}
+
+    def rewrite(self, script: Script) -> bool:
+        """Films another script; False if it is the one that is being filmed. Raises InvalidInput, RateLimited."""
+        return self._revise(lambda film: script, "script")
+
+    def circle(self, key: str, *, approved: bool = False) -> bool:
+        """Puts another take into the film, and approves what it shows. Raises IllegalMove before there is a script."""
+
+        def same(film: Film) -> Script:
+            script = script_of(film)
+            if script is None or key not in takes_of(film):
+                raise IllegalMove("the film has no such take now", field="take_id", remedy="look at it again")
+            return script
+
+        return self._revise(same, f"circled {key}", circle=key, approved=approved)
+
+    def again(self) -> bool:
+        """Goes on with a film that ended without being finished; False if it goes on, or is finished."""
+        film = self._read()
+        script = script_of(film)
+        if not _lost(film):
+            return False
+        if script is None:
+            return self._submit(film, brief_of(film), "again")
+        return self._revise(lambda _: script, "again")
+
+    def _revise(
+        self, script: Callable[[Film], Script], reason: str, *, circle: str | None = None, approved: bool = False
+    ) -> bool:
+        for attempt in range(TRIES):
+            film = self._read()
+            brief, old = brief_of(film), script_of(film)
+            model = self._catalog.model(brief.model, role="render", field="model")
+            now = {key: task["params"]["spec"] for key, task in takes_of(film).items()}
+            new = recipe.revised(brief, now, script(film), model, circle=circle)
+            if old is not None and not _lost(film) and new == recipe.revised(brief, now, old, model):
+                return False
+            approves = takes_of(film)[circle]["id"] if circle is not None and approved else None
+            try:
+                return self._submit(film, new, reason, approves)
+            except IllegalMove:
+                if attempt == TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _submit(self, film: Film, brief: recipe.Brief, reason: str, approves: str | None = None) -> bool:
+        job = film.now.job
+        spec = JobSpec(recipe=RECIPE, version=recipe.VERSION, title=job.title, spec=brief.to_json())
+        self._ledger.revise_film(
+            Change(
+                film_id=film.id,
+                of_job=job.id,
+                reason=reason,
+                spec=films.same_job(job, spec),
+                graph=recipe.plan(brief, self._catalog),
+                approved=approves,
+                **self._limits,
+            )
+        )
+        return True
+
+
+def _lost(film: Film) -> bool:
+    return film.now.job.state in (JobState.CANCELED, JobState.FAILED)
