@@ -15,9 +15,13 @@ from cluster.errors import FarmError
 
 
 class PictureEngine:
-    """`at_half` is waited for in the middle of a denoise, if it is there; `fails` says of a prompt how it ends."""
+    """`at_half` is waited for in the middle of a denoise, if it is there; `fails` says of a prompt how it ends.
+    `side_px`: squares of that size, quicker to encode than what was asked for."""
 
-    def __init__(self, fails: Callable[[str], FarmError | None] = lambda prompt: None) -> None:
+    def __init__(
+        self, fails: Callable[[str], FarmError | None] = lambda prompt: None, *, side_px: int | None = None
+    ) -> None:
+        self._side_px = side_px
         self.at_half: threading.Event | None = None
         self._fails = fails
 
@@ -33,7 +37,8 @@ class PictureEngine:
             while step == spec.num_steps // 2 and self.at_half is not None and not self.at_half.wait(0.02):
                 bench.progress("denoise", step, spec.num_steps)
         bench.progress("decode", 0, spec.num_frames)
-        frames = np.zeros((spec.num_frames, spec.height_px, spec.width_px, 3), np.uint8)
+        sides = (spec.height_px, spec.width_px) if self._side_px is None else (self._side_px, self._side_px)
+        frames = np.zeros((spec.num_frames, *sides, 3), np.uint8)
         frames[..., 0] = spec.seed % 251
         frames[..., 1] = (np.arange(spec.num_frames) * 9 % 251).astype(np.uint8)[:, None, None]
         frames[..., 2] = zlib.crc32(spec.prompt.encode()) % 251

@@ -83,7 +83,7 @@ class Backlog:
 
 def find(connection: Connection, sight: Sight, job_id: str) -> Outcome:
     """Raises NotFound."""
-    return _outcomes(connection, [seen(connection, sight, job_id)])[0]
+    return of_jobs(connection, [seen(connection, sight, job_id)])[0]
 
 
 def seen(connection: Connection, sight: Sight, job_id: str) -> Job:

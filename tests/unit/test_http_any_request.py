@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from serve.envelope import ErrorAnswer
 from tests.echo_writer import EchoWriter
-from tests.front_desk import BOAT, FrontDesk, front_desk
+from tests.front_desk import BOAT, CATALOG, FrontDesk, front_desk
+from tests.scripts import script_of
 
 TEXT = st.text(max_size=20) | st.sampled_from(
     [BOAT, "512x512", "2", "-1", "1e999", "NaN", "../../x", "\x00", "é" * 300]
@@ -24,6 +25,8 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
+FILM = {"logline": BOAT, "shots": 2, "takes": 2, "review": True, "script": script_of(CATALOG, "boat"),
+        "deadline": "2199-01-01T00:00:00Z", "writer": "house-writer"}  # fmt: skip
 NAMES = [
     "prompt",
     "model",
@@ -45,7 +48,9 @@ FIELDS = st.fixed_dictionaries(
         for name in NAMES
     },
 ) | st.dictionaries(st.sampled_from(NAMES) | TEXT, ANYTHING, max_size=4)
+FIELDS = FIELDS | st.fixed_dictionaries({}, optional={name: st.just(value) | ANYTHING for name, value in FILM.items()})
 POSTS = [
+    "/v1/films",
     "/v1/videos",
     "/v1/images/generations",
     "/v1/estimates",
@@ -65,6 +70,11 @@ def desk(fast_folder: Path) -> Iterator[FrontDesk]:
 @pytest.fixture(scope="module")
 def video(desk: FrontDesk) -> str:
     return str(desk.create()["id"])
+
+
+@pytest.fixture(scope="module")
+def film(desk: FrontDesk) -> str:
+    return str(desk.ask("POST", "/v1/films", json={"script": FILM["script"], "review": True}).json()["id"])
 
 
 def check(desk: FrontDesk, response: Any, path: str, method: str) -> None:
@@ -106,6 +116,14 @@ def test_any_object_as_a_chat(desk: FrontDesk, fields: dict[str, Any]):
 
 
 @given(
+    script=ANYTHING | st.fixed_dictionaries({}, optional={k: st.just(v) | ANYTHING for k, v in FILM["script"].items()})
+)
+def test_any_script(desk: FrontDesk, film: str, script: Any):
+    response = desk.ask("PUT", f"/v1/films/{film}/script", content=json.dumps(script))
+    check(desk, response, "/v1/films/{film_id}/script", "put")
+
+
+@given(
     pairs=st.lists(
         st.tuples(st.sampled_from(["prompt", "a[b]", "a[]", "a", "metadata[x]", "[", "]"]) | TEXT, TEXT), max_size=5
     )
@@ -129,11 +147,15 @@ def test_any_bytes(desk: FrontDesk, body: bytes, kind: str):
 def test_any_path_and_query(desk: FrontDesk, name: str, value: str):
     from urllib.parse import quote
 
-    for path in (f"/v1/videos/{quote(name, safe='')}", f"/v1/videos/{quote(name, safe='')}/content"):
+    own = quote(name, safe="")
+    for path in (*(f"/v1/{kind}/{own}{end}" for kind in ("videos", "films", "takes") for end in ("", "/content")),
+                 f"/v1/films/{own}/script", f"/v1/takes/take_{own}"):  # fmt: skip
         response = desk.ask("GET", path, params={"variant": value, "after": value, "limit": value})
         assert response.status_code in (200, 404, 422)
     listed = desk.ask("GET", "/v1/videos", params={"after": value or "x", "limit": name})
     check(desk, listed, "/v1/videos", "get")
+    listed = desk.ask("GET", "/v1/films", params={"after": value or "x", "limit": name})
+    check(desk, listed, "/v1/films", "get")
 
 
 @given(header=st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=40))

@@ -27,7 +27,7 @@ def working(fast_folder: Path) -> Iterator[Working]:
     home = fast_folder / "http-films"
     home.mkdir()
     beside = {"finish": CuttingEngine(CATALOG), "writer": ScriptEngine(CATALOG)}
-    working = Working(home, PictureEngine(), beside)
+    working = Working(home, PictureEngine(side_px=64), beside)
     yield working
     assert working.farm.ledger.flaws() == []
     working.close()
@@ -109,7 +109,7 @@ def test_a_sentence_becomes_a_film_that_is_downloaded(
     assert working.desk.ask("GET", f"/v1/films/{film['id']}/script").json() == manifest["script"]
     clip = takes(done)["sh010.t1"]
     thumbnail = working.desk.ask("GET", f"{clip['url']}?variant=thumbnail").content
-    assert Image.open(io.BytesIO(thumbnail)).size == (512, 512)
+    assert Image.open(io.BytesIO(thumbnail)).size == (64, 64)
     assert working.desk.ask("GET", clip["url"]).headers["content-type"] == "video/mp4"
     assert working.desk.ask("GET", f"/v1/takes/{clip['id']}").json() == clip
 

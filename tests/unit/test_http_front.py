@@ -23,8 +23,9 @@ from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from serve import envelope
-from tests.front_desk import BOAT, FrontDesk, front_desk
+from tests.front_desk import BOAT, CATALOG, FrontDesk, front_desk
 from tests.ledger_desk import task
+from tests.scripts import script_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 ROUTES = [
@@ -42,6 +43,21 @@ ROUTES = [
     ("HEAD", "/v1/images/{image}/content", (Scope.READ,)),
     ("POST", "/v1/chat/completions", (Scope.GENERATE,)),
     ("GET", "/v1/usage", (Scope.READ,)),
+    ("POST", "/v1/films", (Scope.GENERATE,)),
+    ("GET", "/v1/films", (Scope.READ,)),
+    ("GET", "/v1/films/{film}", (Scope.READ,)),
+    ("DELETE", "/v1/films/{film}", (Scope.GENERATE, Scope.OPERATE)),
+    ("POST", "/v1/films/{film}/cancel", (Scope.GENERATE, Scope.OPERATE)),
+    ("GET", "/v1/films/{film}/content", (Scope.READ,)),
+    ("HEAD", "/v1/films/{film}/content", (Scope.READ,)),
+    ("GET", "/v1/films/{film}/script", (Scope.READ,)),
+    ("PUT", "/v1/films/{film}/script", (Scope.GENERATE,)),
+    ("GET", "/v1/takes/{take}", (Scope.READ,)),
+    ("GET", "/v1/takes/{take}/content", (Scope.READ,)),
+    ("HEAD", "/v1/takes/{take}/content", (Scope.READ,)),
+    ("POST", "/v1/takes/{take}/circle", (Scope.GENERATE, Scope.OPERATE)),
+    ("POST", "/v1/takes/{take}/approve", (Scope.GENERATE, Scope.OPERATE)),
+    ("POST", "/v1/takes/{take}/reject", (Scope.GENERATE, Scope.OPERATE)),
     ("GET", "/v1/models", (Scope.READ,)),
     ("GET", "/v1/models/{model}", (Scope.READ,)),
     ("POST", "/v1/estimates", (Scope.READ, Scope.GENERATE)),
@@ -56,7 +72,9 @@ ROUTES = [
     ("POST", "/v1/webhook_endpoints/{hook}/deliveries/{event}/redeliver", ()),
     ("GET", "/v1/webhook_event_types", (Scope.READ,)),
 ]
-OF_OBJECTS = [(method, path) for method, path, _ in ROUTES if "{video}" in path or "{image}" in path]
+OF_OBJECTS = [
+    (method, path) for method, path, _ in ROUTES if re.search(r"\{(video|image|film|take)\}", path) is not None
+]
 IDS = [f"{method} {path}" for method, path, _ in ROUTES]
 
 
@@ -105,7 +123,9 @@ def test_every_route_of_the_document_is_in_the_matrix(idle: FrontDesk):
 
 @pytest.mark.parametrize(("method", "path", "scopes"), ROUTES, ids=IDS)
 def test_who_has_no_right_is_refused_in_one_way(idle: FrontDesk, method: str, path: str, scopes: tuple[Scope, ...]):
-    path = path.format(video="video_x", image="image_x", model="house-video", hook="whe_x", event="evt_x")
+    path = path.format(
+        video="video_x", image="image_x", film="film_x", take="take_x", model="house-video", hook="whe_x", event="evt_x"
+    )
     key, revoked = idle.ledger.create_key(KeySpec(tenant="studio", name="test"))
     idle.ledger.revoke_key(key.id)
     none, unknown, gone = (
@@ -129,22 +149,31 @@ def test_what_is_anothers_is_not_there(desk: FrontDesk, method: str, path: str):
     video = desk.create()["id"]
     job = JobSpec(recipe="pipelines.recipes.image", title="x", spec={}, tenant="studio")
     image = desk.ledger.submit(job, [task("image")])[0].replace("job_", "image_")
-    absent = ("video_01arz3ndektsv4rrffq69g5fav", "image_01arz3ndektsv4rrffq69g5fav")
+    script = script_of(CATALOG, "boat")
+    film = desk.ask("POST", "/v1/films", json={"script": script, "review": True}).json()["id"]
+
+    def asked_of(own: str) -> str:
+        of_film = film if own == video else own.replace("video_", "film_")
+        of_image = image if own == video else own.replace("video_", "image_")
+        take = f"{of_film.replace('film_', 'take_')}.sh010.t1"
+        return path.format(video=own, image=of_image, film=of_film, take=take)
+
+    asked = [asked_of(own) for own in (video, "video_01arz3ndektsv4rrffq69g5fav", "video_%00")]
     foreign = desk.key(tenant="other")
     bound = desk.key(show="another")
     answers = []
     for secret in (foreign, bound):
         desk.ask("GET", "/v1/models", key=secret)  # its first use is written down
-        for ids in ((video, image), absent, ("video_../../etc", "image_%00")):
-            asked = path.format(video=ids[0], image=ids[1])
-            answers.append(counted(desk, lambda a=asked, s=secret: desk.ask(method, a, key=s, json={"prompt": BOAT})))  # type: ignore[misc]
+        for one in asked:
+            body = script if path.endswith("/script") else {"prompt": BOAT}
+            answers.append(counted(desk, lambda a=one, s=secret, b=body: desk.ask(method, a, key=s, json=b)))  # type: ignore[misc]
     seen = {(response.status_code, response.content) for response, _ in answers[:2] + answers[3:5]}
     assert len(seen) == 1
     assert seen.pop()[0] == 404
     assert answers[0][1] == answers[1][1]
     assert answers[3][1] == answers[4][1]
     assert answers[2][0].status_code == 404
-    assert desk.ledger.job(video.replace("video_", "job_")).state == "queued"
+    assert [job.state for job in desk.ledger.jobs()] == ["queued"] * 3
 
 
 def test_a_list_holds_what_the_key_may_see(desk: FrontDesk):
