@@ -179,7 +179,8 @@ class Ledger:
     def submit_film(self, spec: JobSpec, graph: Sequence[TaskSpec], terms: Terms | None = None) -> tuple[str, bool]:
         """(film id, created), as `submit`: its first revision is the job."""
         check_size(len(graph))
-        names = {"film_id": f"film_{self._new_id()}", "job_id": f"job_{self._new_id()}"}
+        new_id = self._new_id()
+        names = {"film_id": f"film_{new_id}", "job_id": f"job_{new_id}"}
         ids, now_us = self._ids("task", len(graph)), self.clock.now_us()
         return self._do(lambda c: films.begin(c, spec, graph, **names, ids=ids, now_us=now_us, terms=terms))
 

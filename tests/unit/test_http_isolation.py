@@ -19,16 +19,21 @@ from cluster.ledger.hooks import HookSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
 from serve.webhooks import TOPICS
-from tests.front_desk import BOAT, FrontDesk, front_desk
+from tests.front_desk import BOAT, CATALOG, FrontDesk, front_desk
 from tests.ledger_desk import task
+from tests.scripts import script_of
 from tests.unit.test_http_front import ROUTES
 
 ABSENT = "01arz3ndektsv4rrffq69g5fav"
 SHARED = {"model": "house-video"}
 """Ids in paths that belong to no tenant: whoever may ask sees them."""
-OWNED = {"video": "video_", "image": "image_", "hook": "whe_", "event": "evt_"}
+OWNED = {"video": "video_", "image": "image_", "film": "film_", "take": "take_", "hook": "whe_", "event": "evt_"}
 """Ids in paths of what a tenant owns, and how they begin."""
-BODIES: dict[str, Any] = {"POST /v1/estimates": {"prompt": BOAT, "kind": "video"}}
+SCRIPT = script_of(CATALOG, "boat")
+BODIES: dict[str, Any] = {
+    "POST /v1/estimates": {"prompt": BOAT, "kind": "video"},
+    "PUT /v1/films/{film}/script": SCRIPT,
+}
 """What a route needs so that it looks for its object; else a prompt."""
 IDS = [f"{method} {path}" for method, path, _ in ROUTES]
 
@@ -53,6 +58,8 @@ class World:
             "image": desk.ledger.submit(image, [task("image")])[0].replace("job_", "image_"),
             **self._heard(),
         }
+        film = desk.ask("POST", "/v1/films", key=self.owner, json={"script": SCRIPT, "review": True}).json()["id"]
+        self.ids |= {"film": film, "take": f"{film.replace('film_', 'take_')}.sh010.t1"}
         self.ledger_events = {job.id: job.seq for job in desk.ledger.jobs()}
 
     def _heard(self) -> dict[str, str]:
