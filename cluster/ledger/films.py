@@ -74,6 +74,7 @@ def begin(
     terms: Terms | None,
 ) -> tuple[str, bool]:
     """(film id, created), with its first revision. A retried submit gets the first film; errors as of `jobs.submit`."""
+    spec = replace(spec, request={**spec.request, "film": film_id})
     job_id, created = jobs.submit(connection, spec, graph, job_id=job_id, ids=ids, now_us=now_us, terms=terms)
     known = of_job(connection, job_id)
     if known is not None:
@@ -232,6 +233,9 @@ def _supersede(connection: Connection, old_id: str, new_id: str, *, now_us: int)
     if kept:
         of_old = and_(tasks.c.job_id == old_id, tasks.c.key.in_(kept))
         connection.execute(update(tasks).where(of_old).values(gate=None))
+    request = connection.execute(select(s.jobs.c.request).where(s.jobs.c.id == old_id)).scalar_one()
+    marked = update(s.jobs).where(s.jobs.c.id == old_id).values(request={**request, "superseded_by": new_id})
+    connection.execute(marked)  # so that nobody is told of its end
     if left:
         data = {"by": new_id, "keeps": kept}
         events.append(connection, old_id, at_us=now_us, kind="job.superseded", data=data)
@@ -270,5 +274,5 @@ def same_job(job: Job, spec: JobSpec) -> JobSpec:
     """`spec` on the terms of `job`: whose it is, how urgent, what its owner wants to read back."""
     names = ("tenant", "show", "tier", "priority", "deadline_us")
     kept = {name: getattr(job, name) for name in names}
-    request = {name: value for name, value in job.request.items() if name != "retry"}
+    request = {name: value for name, value in job.request.items() if name not in ("retry", "superseded_by")}
     return replace(spec, **kept, request=request)

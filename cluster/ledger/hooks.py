@@ -161,7 +161,7 @@ def new_secret() -> str:
 
 def tell(connection: Connection, changed: Sequence[tuple[Row[Any], JobState]], *, now_us: int) -> None:
     """Writes down who has to hear that these jobs (as their rows are now) came into these states."""
-    changed = [(job, state) for job, state in changed if state in TOLD]
+    changed = [(job, state) for job, state in changed if state in TOLD and "superseded_by" not in job.request]
     if not changed:
         return
     listening = select(hooks.c.id, hooks.c.tenant, hooks.c.show, hooks.c.topics).where(
@@ -173,7 +173,7 @@ def tell(connection: Connection, changed: Sequence[tuple[Row[Any], JobState]], *
             "endpoint_id": hook.id,
             "id": _event_id(job.id, job.seq),
             "topic": topic(job.recipe, state),
-            "job_id": job.id,
+            "job_id": _told_as(job),
             "progress": Progress.DUE.value,
             "next_us": now_us,
             "epoch": 0,
@@ -389,6 +389,12 @@ def _due(without: Collection[str]) -> Select[Any]:
 
 def _older(at: ColumnElement[int], by_id: ColumnElement[str], than_us: int, than_id: str) -> ColumnElement[bool]:
     return or_(at < than_us, and_(at == than_us, by_id < than_id))
+
+
+def _told_as(job: Row[Any]) -> str:
+    """A film is known by its first job, whatever revision this one is."""
+    film: str | None = job.request.get("film")
+    return job.id if film is None else film.replace("film_", "job_")
 
 
 def _event_id(job_id: str, seq: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.contracts.ledger_films import *  # noqa: F403
 from tests.contracts.ledger_gates import *  # noqa: F403
 from tests.contracts.ledger_graphs import *  # noqa: F403
 from tests.contracts.ledger_hooks import *  # noqa: F403
