@@ -22,6 +22,7 @@ from cluster.ledger.ledger import Ledger
 from cluster.runtime import NAMESPACE, replica_drains
 from cluster.settings import Settings
 from cluster.store import DirectoryStore
+from serve import up
 from serve.http import create_app
 from serve.service import off_the_loop
 from serve.supervisor import Standing, Supervisor
@@ -93,7 +94,7 @@ class Api:
             chat_desk=RayWriters(desk.workers),
             replica=ray_serve.get_replica_context().replica_id.unique_id,
         )
-        api.state.service.feed.draining = replica_drains
+        api.state.service.feed.draining = lambda: replica_drains() or up.ends(settings.home)
         return api
 
     async def check_health(self) -> None:

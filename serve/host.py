@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,9 @@ from serve.up import Up
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.25
-DRAIN_S = 30.0
+DRAIN_S = 25.0
+STREAMS_S = 3.0
+"""Streams see in about a second that the farm ends, and end: Serve kills its proxy without waiting for them."""
 RAY_TOKEN = "ray-token"  # noqa: S105  # the name of a file
 
 
@@ -72,10 +75,13 @@ def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event)
                 now = replace(now, phase="loading models", url=f"http://{settings.http_host}:{port}")
                 up.say(home, now)
                 ending.watch()  # Ray has put its own handlers over ours
+                ending.settled = True  # from here on a signal is an order to drain
                 _serve_until_told(settings, supervisor, now, told)
-                up.say(home, replace(now, phase="ending"))
+                up.say(home, replace(now, phase=up.ENDING))
+                ends_s = time.monotonic() + STREAMS_S
                 with contextlib.suppress(Exception):  # it ends with Ray in any case
                     _ask(supervisor.drain.remote(DRAIN_S), DRAIN_S + 10.0)
+                time.sleep(max(0.0, ends_s - time.monotonic()))
     except FarmError as error:
         up.say(home, replace(now, failed=error.line()))
         say(log, "The farm cannot stand.", action="farm.failed", level=logging.ERROR, why=error.line())

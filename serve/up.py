@@ -22,6 +22,7 @@ from cluster.settings import Settings
 RECORD = "up.json"
 KEY = "key"
 """In FARM_HOME, readable by its owner alone: the first key of the farm."""
+ENDING = "ending"
 LOOK_S = 0.1
 START_S = 600.0
 END_S = 90.0
@@ -56,6 +57,12 @@ def here(settings: Settings) -> Up | None:
     if not farm_lock.is_held(settings.home):
         return None
     return _read(settings.home)
+
+
+def ends(home: Path) -> bool:
+    """Whether the farm that stands here has begun to end."""
+    up = _read(home)
+    return up is not None and up.phase == ENDING
 
 
 def say(home: Path, up: Up) -> None:
