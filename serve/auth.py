@@ -33,7 +33,8 @@ class Caller:
     def tenant(self) -> str:
         return self.key.tenant
 
-    def sight(self, recipe: str) -> Sight:
+    def sight(self, recipe: str | None = None) -> Sight:
+        """Of the jobs of one recipe, or of all."""
         return Sight(tenant=self.key.tenant, recipe=recipe, show=self.key.show)
 
 
@@ -85,3 +86,4 @@ Generator = Annotated[Caller, Depends(caller_with(Scope.GENERATE))]
 Admin = Annotated[Caller, Depends(caller_with(Scope.ADMIN))]
 Stopper = Annotated[Caller, Depends(caller_with(Scope.GENERATE, Scope.OPERATE))]
 """May stop and delete: who may ask for work, and who operates it."""
+Operator = Annotated[Caller, Depends(caller_with(Scope.OPERATE))]

@@ -32,8 +32,9 @@ class FilePart:
     sha256: str
 
 
-async def fields(request: Request, *, wait_s: float) -> dict[str, Any]:
-    """The fields of the body. Raises Unreadable, TooSlow, and TooLarge from the gate."""
+async def fields(request: Request, *, wait_s: float, required: bool = True) -> dict[str, Any]:
+    """The fields of the body; none, where it is not `required` and empty. Raises Unreadable, TooSlow, and TooLarge from
+    the gate."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     try:
         async with asyncio.timeout(wait_s):
@@ -45,7 +46,8 @@ async def fields(request: Request, *, wait_s: float) -> dict[str, Any]:
                     field="Content-Type",
                     remedy="send application/json or multipart/form-data",
                 )
-            return _json(await request.body())
+            body = await request.body()
+            return _json(body) if body or required else {}
     except TimeoutError as error:
         raise TooSlow(f"the body did not come within {wait_s:g} s", remedy="send it faster") from error
 

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -65,6 +65,7 @@ class ErrorBody(BaseModel):
     type: str
     param: str | None
     code: str | None
+    remedy: str | None = Field(default=None, description="What to do next; the message ends with it")
 
 
 class ErrorAnswer(BaseModel):
@@ -87,7 +88,8 @@ def answer(error: FarmError) -> Response:
     if isinstance(error, NEVER_AGAIN):
         headers["x-should-retry"] = "false"
     message = _sentence(error) if status != 500 else "something of ours broke; the request id finds it in the log"
-    return refusal(status, kind, message, param=error.field, code=error.code, headers=headers)
+    remedy = error.remedy if status != 500 else None
+    return refusal(status, kind, message, param=error.field, code=error.code, remedy=remedy, headers=headers)
 
 
 def refusal(
@@ -97,10 +99,13 @@ def refusal(
     *,
     param: str | None = None,
     code: str | None = None,
+    remedy: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    body = {"error": {"message": _clean(message), "type": kind, "param": param and _clean(param), "code": code}}
-    return JSONResponse(body, status_code=status, headers=dict(headers or {}))
+    told = {"message": _clean(message), "type": kind, "param": param and _clean(param), "code": code}
+    return JSONResponse(
+        {"error": told | {"remedy": remedy and _clean(remedy)}}, status_code=status, headers=dict(headers or {})
+    )
 
 
 def mistake(error: ValidationError | RequestValidationError, known: tuple[str, ...] = ()) -> InvalidInput:

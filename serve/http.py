@@ -19,7 +19,7 @@ from cluster.settings import Settings
 from cluster.store import Store
 from serve import envelope
 from serve.chats import ChatDesk
-from serve.farm import estimates, films, takes, usage, webhook_endpoints
+from serve.farm import estimates, films, jobs, keys, names, shows, takes, tasks, usage, webhook_endpoints, workers
 from serve.gate import Gate
 from serve.openai import chat, images, models, videos
 from serve.openai.documents import refusals
@@ -30,6 +30,8 @@ ABOUT = (
     "Video and pictures by the shapes of OpenAI's clients; whatever is accepted is done, once. Every answer has an "
     "`x-request-id`. A request for work may be sent again with the same `Idempotency-Key`: it is the same job."
 )
+OPERATING = (jobs, tasks, workers, shows, keys, names)
+"""What operators ask and tell the farm."""
 
 
 class Alive(BaseModel):
@@ -74,7 +76,7 @@ def create_app(
         operation_id="ready",
         tags=["health"],
     )
-    for surface in (videos, images, models, chat, films, takes, estimates, usage, webhook_endpoints):
+    for surface in (videos, images, models, chat, films, takes, estimates, usage, webhook_endpoints, *OPERATING):
         app.include_router(surface.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app

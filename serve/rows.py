@@ -229,5 +229,17 @@ class KeyRow(Row):
     revoked: str | None
 
 
+class KeyAsked(Row):
+    """What a new key is to be; `tenant` None: that of who asks."""
+
+    name: str
+    tenant: str | None = None
+    show: str | None = None
+    scopes: list[str]
+    requests_per_minute: int | None = None
+    in_flight_s: float | None = None
+    tokens_per_minute: int | None = None
+
+
 class NewKey(KeyRow):
     secret: str = Field(repr=False, description="Shown this once")

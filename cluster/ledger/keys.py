@@ -172,6 +172,11 @@ def read(connection: Connection, key_id: str) -> Key:
     return _key(_row(connection, key_id))
 
 
+def find(connection: Connection, key_id: str) -> Key | None:
+    row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
+    return None if row is None else _key(row)
+
+
 def listed(connection: Connection, *, tenant: str | None = None, show: str | None = None) -> list[Key]:
     """Oldest first, the revoked ones too; of one tenant and bound to one show, if they are named."""
     query = select(api_keys).order_by(api_keys.c.created_us, api_keys.c.id)

@@ -12,6 +12,7 @@ from cluster.settings import Settings
 
 if TYPE_CHECKING:
     from cluster.ledger.ledger import Ledger
+    from serve.keyring import Keyring
     from serve.office import Office
 
 
@@ -19,10 +20,39 @@ if TYPE_CHECKING:
 def opened() -> Iterator[Office]:
     """Raises NotFound where no farm has worked yet, and what `Ledger` or the way to a farm raises."""
     settings = settings_module.load()
+    if settings.url:
+        from serve.remote import Remote
+        from serve.remote_office import RemoteOffice
+
+        with Remote.of(settings) as remote:
+            yield RemoteOffice(remote)
+        return
     from serve.books import Books, farm_runs
 
     with ledger_of(settings) as ledger:
         yield Books(ledger=ledger, farm_runs=farm_runs(settings), tenant=settings.tenant)
+
+
+@contextmanager
+def keyring() -> Iterator[Keyring]:
+    """The keys of those who ask. The ledger is made if need be: a key may be there before the farm has worked."""
+    settings = settings_module.load()
+    if settings.url:
+        from serve.remote import Remote
+        from serve.remote_office import RemoteKeyring
+
+        with Remote.of(settings) as remote:
+            yield RemoteKeyring(remote)
+        return
+    from cluster.ledger.ledger import Ledger
+    from serve.keyring import LedgerKeyring
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(settings.ledger)
+    try:
+        yield LedgerKeyring(ledger=ledger, usual=settings.tenant)
+    finally:
+        ledger.close()
 
 
 @contextmanager

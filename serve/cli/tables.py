@@ -50,7 +50,7 @@ def job_table(rows: Sequence[JobRow], *, now: datetime) -> RenderableType:
             Text("held" if _waits(row) else row.state.value, style=_style(row)),
             f"{done}/{row.tasks}",
             dollars(Decimal(row.cost_usd)),
-            _since(row.created, now),
+            since(row.created, now),
             clean(row.show),
             clean(row.title) or "(no title)",
         )
@@ -87,7 +87,7 @@ def worker_table(rows: Sequence[WorkerRow], *, now: datetime) -> RenderableType:
         table.row(
             short_worker(row.worker),
             Text(row.state, style="cyan" if row.state == "busy" else ""),
-            _since(row.held_since, now if row.left is None else datetime.fromisoformat(row.left)),
+            since(row.held_since, now if row.left is None else datetime.fromisoformat(row.left)),
             dollars(Decimal(row.cost_usd)),
             clean(_with_what(row)),
         )
@@ -129,9 +129,9 @@ def job_card(row: JobCard, *, now: datetime) -> RenderableType:
     table.row("tasks", f"{row.tasks}: {counts}")
     table.row("asked by", f"{clean(row.tenant)}, show {clean(row.show)}, {row.tier} {row.priority}")
     table.row("recipe", f"{row.recipe}, version {row.version}")
-    table.row("submitted", f"{_when(row.created)}, {_since(row.created, now)} ago")
+    table.row("submitted", f"{_when(row.created)}, {since(row.created, now)} ago")
     if row.ended is not None:
-        took = _since(row.created, datetime.fromisoformat(row.ended))
+        took = since(row.created, datetime.fromisoformat(row.ended))
         table.row("ended", f"{_when(row.ended)}, after {took}")
     if row.deadline is not None:
         table.row("deadline", _when(row.deadline))
@@ -266,7 +266,8 @@ def _style(row: JobRow) -> str:
     return "magenta" if _waits(row) else STYLES.get(row.state, "")
 
 
-def _since(then: str, now: datetime) -> str:
+def since(then: str, now: datetime) -> str:
+    """How long that is."""
     return span((now - datetime.fromisoformat(then)).total_seconds())
 
 

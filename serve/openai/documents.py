@@ -14,7 +14,7 @@ MEANINGS = {
     403: "The key may not do this",
     404: "Not there, or not to be seen with this key",
     408: "The body or the result did not come in time; the same request may be sent again",
-    409: "It has not got that far, or ended without it; asking again changes nothing",
+    409: "It has not got that far, or its state does not allow that; asking again changes nothing",
     410: "It was there, and is kept no longer",
     413: "The body is too large",
     416: "No byte of the range is in the file",
@@ -46,8 +46,8 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def body_of(kind: type[BaseModel], *, forms: bool = True) -> dict[str, Any]:
+def body_of(kind: type[BaseModel], *, forms: bool = True, required: bool = True) -> dict[str, Any]:
     """The body of a route that reads it by itself: as JSON and, with `forms`, as OpenAI's clients send it."""
     schema = kind.model_json_schema()
     kinds = ["application/json", *(["multipart/form-data"] if forms else [])]
-    return {"requestBody": {"required": True, "content": {name: {"schema": schema} for name in kinds}}}
+    return {"requestBody": {"required": required, "content": {name: {"schema": schema} for name in kinds}}}

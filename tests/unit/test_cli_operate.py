@@ -29,12 +29,11 @@ from cluster.states import JobState, Move, State
 from serve.cli.main import run
 from serve.cli.operate import Tier
 from tests.farm import in_process_farm
-from tests.ledger_desk import LedgerDesk, brief, file, task
+from tests.ledger_desk import LedgerDesk, brief, task
+from tests.left_farm import AGO_US, WORKER, left_farm
 from tests.quick_engine import QuickEngine
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = "render-house-video/01kaqx2y3z4v5w6x7y8z9abcde"
-AGO_US = 600_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,32 +70,7 @@ class Farm:
 def left(fast_folder: Path, empty_ledger: Path) -> tuple[Path, str, str]:
     """(the file of a ledger, its film, its clip), to be copied."""
     path = fast_folder / "left.db"
-    shutil.copyfile(empty_ledger, path)
-    desk = LedgerDesk(f"sqlite:///{path}", start_us=time.time_ns() // 1000 - AGO_US)
-    desk.join(WORKER)
-    film = desk.submit(
-        task("script", step="script", role="writer"),
-        task("sh010.t1", "script"),
-        task("sh020.t1", "script"),
-        task("conform", "sh010.t1", "sh020.t1", role="finish"),
-        title="A red boat crosses the sea at night, looking for the star it lost",
-        show="lanterns",
-    )
-    desk.run(film, "script", seconds=20)
-    first = desk.lease(film, "sh010.t1", worker=WORKER)
-    desk.clock.advance(30)
-    desk.commit(first)
-    for _ in range(3):
-        second = desk.lease(film, "sh020.t1")
-        desk.clock.advance(10)
-        desk.fail(second, message="it broke\n\x1b[31mbadly")
-        desk.clock.advance(5)
-        desk.ledger.backoff_over(desk.term)
-    clip = desk.submit(task("clip"), title="a white house", tier="batch")
-    done = desk.lease(clip, "clip", worker="w2")
-    desk.clock.advance(40)
-    desk.commit(done, files=[file("a clip")])
-    desk.close()
+    film, clip = left_farm(path, empty_ledger)
     return path, film, clip
 
 

@@ -23,6 +23,7 @@ from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from serve import envelope
+from serve.office import Verb
 from tests.front_desk import BOAT, CATALOG, FrontDesk, front_desk
 from tests.ledger_desk import task
 from tests.scripts import script_of
@@ -71,7 +72,25 @@ ROUTES = [
     ("GET", "/v1/webhook_endpoints/{hook}/deliveries", (Scope.READ,)),
     ("POST", "/v1/webhook_endpoints/{hook}/deliveries/{event}/redeliver", ()),
     ("GET", "/v1/webhook_event_types", (Scope.READ,)),
+    ("GET", "/v1/jobs", (Scope.READ,)),
+    *(("GET", f"/v1/jobs/{{job}}{what}", (Scope.READ,)) for what in ("", "/tasks", "/log", "/why")),
+    *(("POST", f"/v1/jobs/{{job}}/{verb}", (Scope.OPERATE,)) for verb in (*Verb, "priority")),
+    ("GET", "/v1/tasks/{task}/why", (Scope.READ,)),
+    *(("POST", f"/v1/tasks/{{task}}/{verb}", (Scope.OPERATE,)) for verb in Verb),
+    ("GET", "/v1/workers", (Scope.OPERATE,)),
+    ("POST", "/v1/workers/{worker}/drain", (Scope.OPERATE,)),
+    ("GET", "/v1/shows", (Scope.READ,)),
+    ("GET", "/v1/shows/{show}", (Scope.READ,)),
+    ("PUT", "/v1/shows/{show}", ()),
+    ("GET", "/v1/keys", ()),
+    ("POST", "/v1/keys", ()),
+    ("POST", "/v1/keys/{key}/rotate", ()),
+    ("POST", "/v1/keys/{key}/revoke", ()),
+    ("GET", "/v1/names/jobs", (Scope.READ,)),
+    ("GET", "/v1/names/workers", (Scope.OPERATE,)),
+    ("GET", "/v1/names/keys", ()),
 ]
+NOWHERE = dict.fromkeys(("job", "task", "worker", "show", "key"), "x")
 OF_OBJECTS = [
     (method, path) for method, path, _ in ROUTES if re.search(r"\{(video|image|film|take)\}", path) is not None
 ]
@@ -124,7 +143,14 @@ def test_every_route_of_the_document_is_in_the_matrix(idle: FrontDesk):
 @pytest.mark.parametrize(("method", "path", "scopes"), ROUTES, ids=IDS)
 def test_who_has_no_right_is_refused_in_one_way(idle: FrontDesk, method: str, path: str, scopes: tuple[Scope, ...]):
     path = path.format(
-        video="video_x", image="image_x", film="film_x", take="take_x", model="house-video", hook="whe_x", event="evt_x"
+        video="video_x",
+        image="image_x",
+        film="film_x",
+        take="take_x",
+        model="house-video",
+        hook="whe_x",
+        event="evt_x",
+        **NOWHERE,
     )
     key, revoked = idle.ledger.create_key(KeySpec(tenant="studio", name="test"))
     idle.ledger.revoke_key(key.id)

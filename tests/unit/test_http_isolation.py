@@ -25,9 +25,19 @@ from tests.scripts import script_of
 from tests.unit.test_http_front import ROUTES
 
 ABSENT = "01arz3ndektsv4rrffq69g5fav"
-SHARED = {"model": "house-video"}
-"""Ids in paths that belong to no tenant: whoever may ask sees them."""
-OWNED = {"video": "video_", "image": "image_", "film": "film_", "take": "take_", "hook": "whe_", "event": "evt_"}
+SHARED = {"model": "house-video", "worker": "w1", "show": "feature"}
+"""Ids in paths that belong to no tenant, and names that each has for itself."""
+OWNED = {
+    "video": "video_",
+    "image": "image_",
+    "film": "film_",
+    "take": "take_",
+    "hook": "whe_",
+    "event": "evt_",
+    "job": "job_",
+    "task": "task_",
+    "key": "key_",
+}
 """Ids in paths of what a tenant owns, and how they begin."""
 SCRIPT = script_of(CATALOG, "boat")
 BODIES: dict[str, Any] = {
@@ -35,6 +45,11 @@ BODIES: dict[str, Any] = {
     "PUT /v1/films/{film}/script": SCRIPT,
 }
 """What a route needs so that it looks for its object; else a prompt."""
+OF_OPERATORS = re.compile(r"/v1/(jobs|tasks|workers|shows|keys|names)\b")
+"""Whose bodies may be empty."""
+QUERIES = {path: {"part": f"job_{ABSENT}"} for path in ("/v1/names/jobs", "/v1/names/workers", "/v1/names/keys")}
+OF_ONE = {*QUERIES, "/v1/shows/{show}"}
+"""Without an id of the farm's in the path, and yet of one thing that a stranger has not."""
 IDS = [f"{method} {path}" for method, path, _ in ROUTES]
 
 
@@ -60,6 +75,9 @@ class World:
         }
         film = desk.ask("POST", "/v1/films", key=self.owner, json={"script": SCRIPT, "review": True}).json()["id"]
         self.ids |= {"film": film, "take": f"{film.replace('film_', 'take_')}.sh010.t1"}
+        self.ids["job"] = self.ids["video"].replace("video_", "job_")
+        self.ids["task"] = desk.ledger.tasks(self.ids["job"])[0]["id"]
+        self.ids["key"] = desk.ledger.create_key(KeySpec(tenant="studio", name="theirs", show="feature"))[0].id
         self.ledger_events = {job.id: job.seq for job in desk.ledger.jobs()}
 
     def _heard(self) -> dict[str, str]:
@@ -88,7 +106,9 @@ class World:
         asked = path.format(**{**SHARED, **self.ids, **ids})
         event.listen(self.desk.ledger.database.engine, "before_cursor_execute", note)
         try:
-            got = self.desk.ask(method, asked, key=key, json=BODIES.get(f"{method} {path}", {"prompt": BOAT}))
+            usual = {} if OF_OPERATORS.match(path) else {"prompt": BOAT}
+            body, query = BODIES.get(f"{method} {path}", usual), QUERIES.get(path)
+            got = self.desk.ask(method, asked, key=key, json=body, params=query)
         finally:
             event.remove(self.desk.ledger.database.engine, "before_cursor_execute", note)
         names = frozenset(got.headers) - {"content-length"}
@@ -162,7 +182,8 @@ def test_what_is_answered_to_others_is_what_a_stranger_reads(
 ):
     """Tenants of whom nothing is here, but a key."""
     first, second = (world.ask(method, path, world.key(*(scopes or Scope), tenant=t)) for t in ("idle", "stranger"))
-    assert (first.status, second.status, first.statements) == (200, 200, second.statements)
+    status = 404 if path in OF_ONE else 200
+    assert (first.status, second.status, first.statements) == (status, status, second.statements)
     assert not any(name.encode() in first.body for name in (*world.ids.values(), "feature", "studio"))
 
 

@@ -1,0 +1,79 @@
+"""Keys of those who ask over HTTP, as somebody may see and change them: a port, and the ledger behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.errors import Forbidden, NotFound
+from cluster.ledger import keys
+from cluster.ledger.keys import KeySpec, Scope
+from cluster.ledger.ledger import Ledger
+from serve import clerk, naming
+from serve.rows import KeyAsked, KeyRow, NewKey
+
+
+class Keyring(Protocol):
+    def named(self, text: str) -> KeyRow:
+        """By a part of its id. Raises NotFound, InvalidInput."""
+
+    def keys(self, tenant: str | None) -> list[KeyRow]: ...
+
+    def add(self, asked: KeyAsked) -> NewKey: ...
+
+    def rotate(self, key_id: str, *, keep_old_s: float) -> NewKey: ...
+
+    def revoke(self, key_id: str) -> KeyRow: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerKeyring:
+    """`tenant` and `show` bound what is seen and made; None bounds nothing. `usual`: whose a key is if nobody says."""
+
+    ledger: Ledger
+    usual: str
+    tenant: str | None = None
+    show: str | None = None
+
+    def named(self, text: str) -> KeyRow:
+        return self._seen(naming.key(self.ledger, text, tenant=self.tenant, show=self.show))
+
+    def keys(self, tenant: str | None) -> list[KeyRow]:
+        if self.tenant is not None and tenant not in (None, self.tenant):
+            return []
+        return [clerk.key_row(key) for key in self.ledger.keys(tenant or self.tenant, self.show)]
+
+    def add(self, asked: KeyAsked) -> NewKey:
+        """Raises InvalidInput, and Forbidden beyond the bounds."""
+        tenant = asked.tenant or self.usual
+        if self.tenant not in (None, tenant):
+            raise Forbidden("this API key makes keys of its own tenant", field="tenant", remedy="leave tenant out")
+        show = asked.show or self.show
+        if self.show not in (None, show):
+            raise Forbidden("this API key makes keys of its own show", field="show", remedy="leave show out")
+        spec = KeySpec(
+            tenant=tenant,
+            name=asked.name,
+            scopes=tuple(dict.fromkeys(Scope(one) for one in asked.scopes)),
+            show=show,
+            requests_per_minute=asked.requests_per_minute,
+            in_flight_s=asked.in_flight_s,
+            tokens_per_minute=asked.tokens_per_minute,
+        )
+        return clerk.new_key(*self.ledger.create_key(spec))
+
+    def rotate(self, key_id: str, *, keep_old_s: float) -> NewKey:
+        """Raises NotFound, IllegalMove."""
+        self._seen(key_id)
+        return clerk.new_key(*self.ledger.rotate_key(key_id, keep_old_s=keep_old_s))
+
+    def revoke(self, key_id: str) -> KeyRow:
+        """Raises NotFound."""
+        self._seen(key_id)
+        return clerk.key_row(self.ledger.revoke_key(key_id))
+
+    def _seen(self, key_id: str) -> KeyRow:
+        key = self.ledger.view(lambda c: keys.find(c, key_id))
+        if key is None or self.tenant not in (None, key.tenant) or self.show not in (None, key.show):
+            raise NotFound("no such key", field="key", remedy="`farm keys ls` lists them")
+        return clerk.key_row(key)

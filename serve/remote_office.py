@@ -1,0 +1,150 @@
+"""The port of operators on a farm that is elsewhere: each call is one of its routes, each answer one of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from cluster.errors import FarmError
+from cluster.states import JobState, State
+from serve.office import Order
+from serve.remote import Remote
+from serve.rows import (
+    Deed,
+    EventPage,
+    JobCard,
+    JobRow,
+    JobWhy,
+    KeyAsked,
+    KeyRow,
+    Named,
+    NewKey,
+    Page,
+    ReasonRow,
+    Row,
+    ShowRow,
+    TaskRow,
+    Workers,
+)
+
+R = TypeVar("R", bound=Row)
+JOBS, TASKS, EVENTS = 1000, 2000, 1000
+"""Rows of a page, as many as the routes give."""
+
+
+class RemoteOffice:
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def named(self, text: str) -> Named:
+        return read(Named, self._remote.get("/v1/names/jobs", part=text))
+
+    def job_named(self, text: str) -> str:
+        return read(Named, self._remote.get("/v1/names/jobs", part=text, tasks=False)).job
+
+    def worker_named(self, text: str) -> str:
+        return str(self._remote.get("/v1/names/workers", part=text)["worker"])
+
+    def jobs(self, *, show: str | None, states: Collection[JobState], limit: int) -> list[JobRow]:
+        found: list[JobRow] = []
+        after, more = None, True
+        while more and len(found) < limit:
+            most = min(JOBS, limit - len(found))
+            answer = self._remote.get("/v1/jobs", show=show, state=_words(states), limit=most, after=after)
+            page = read(Page[JobRow], answer)
+            found += page.data
+            after, more = page.last_id, page.has_more
+        return found
+
+    def job(self, job_id: str) -> JobCard:
+        return read(JobCard, self._remote.get(f"/v1/jobs/{job_id}"))
+
+    def tasks(self, job_id: str, *, states: Collection[State]) -> list[TaskRow]:
+        found: list[TaskRow] = []
+        after, more = None, True
+        while more:
+            answer = self._remote.get(f"/v1/jobs/{job_id}/tasks", state=_words(states), limit=TASKS, after=after)
+            page = read(Page[TaskRow], answer)
+            found += page.data
+            after, more = page.last_id, page.has_more
+        return found
+
+    def events(self, job_id: str, *, after: int) -> EventPage:
+        return read(EventPage, self._remote.get(f"/v1/jobs/{job_id}/log", after=after, limit=EVENTS))
+
+    def why_task(self, where: Named) -> ReasonRow:
+        return read(ReasonRow, self._remote.get(f"/v1/tasks/{where.id}/why"))
+
+    def why_job(self, job_id: str) -> JobWhy:
+        return read(JobWhy, self._remote.get(f"/v1/jobs/{job_id}/why"))
+
+    def workers(self, *, gone: bool, limit: int) -> Workers:
+        return read(Workers, self._remote.get("/v1/workers", gone=gone, limit=min(limit, 10_000)))
+
+    def shows(self) -> list[ShowRow]:
+        return read(Page[ShowRow], self._remote.get("/v1/shows")).data
+
+    def show(self, name: str) -> ShowRow:
+        return read(ShowRow, self._remote.get(f"/v1/shows/{quote(name)}"))
+
+    def set_share(self, name: str, share: float) -> ShowRow:
+        return read(ShowRow, self._remote.put(f"/v1/shows/{quote(name)}", {"share": share}))
+
+    def perform(self, order: Order) -> Deed:
+        where = order.where
+        path = f"/v1/jobs/{where.job}" if where.task is None else f"/v1/tasks/{where.id}"
+        body: dict[str, Any] = {"dry_run": order.dry_run}
+        if order.states:
+            body["states"] = _words(order.states)
+        if order.with_tasks:
+            body["with_tasks"] = True
+        return read(Deed, self._remote.post(f"{path}/{order.verb}", body))
+
+    def set_priority(self, job_id: str, *, priority: int | None, tier: str | None) -> Deed:
+        asked = {"priority": priority, "tier": tier}
+        return read(Deed, self._remote.post(f"/v1/jobs/{job_id}/priority", asked))
+
+    def drain(self, worker_id: str, *, reason: str, dry_run: bool) -> Deed:
+        asked = {"reason": reason, "dry_run": dry_run}
+        return read(Deed, self._remote.post(f"/v1/workers/{quote(worker_id)}/drain", asked))
+
+
+class RemoteKeyring:
+    """The port of keys, likewise: those of the tenant of the key which asks."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def named(self, text: str) -> KeyRow:
+        return read(KeyRow, self._remote.get("/v1/names/keys", part=text))
+
+    def keys(self, tenant: str | None) -> list[KeyRow]:
+        rows = read(Page[KeyRow], self._remote.get("/v1/keys")).data
+        return [row for row in rows if tenant in (None, row.tenant)]
+
+    def add(self, asked: KeyAsked) -> NewKey:
+        return read(NewKey, self._remote.post("/v1/keys", asked.plain()))
+
+    def rotate(self, key_id: str, *, keep_old_s: float) -> NewKey:
+        return read(NewKey, self._remote.post(f"/v1/keys/{key_id}/rotate", {"keep_old_s": keep_old_s}))
+
+    def revoke(self, key_id: str) -> KeyRow:
+        return read(KeyRow, self._remote.post(f"/v1/keys/{key_id}/revoke"))
+
+
+def read(kind: type[R], answer: Any) -> R:
+    """Raises FarmError for rows of another version."""
+    try:
+        return kind.model_validate(answer)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise FarmError(
+            f"the farm answers in a way that this version does not know ({where})", remedy="use the farm's own version"
+        ) from error
+
+
+def _words(states: Collection[JobState] | Collection[State]) -> list[str]:
+    return sorted(state.value for state in states)
