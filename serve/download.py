@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from cluster.errors import DamagedAsset, Expired, NotFound
 from serve.envelope import refusal
@@ -46,7 +47,21 @@ async def download(service: Service, request: Request, file: Mapping[str, Any], 
     if request.method == "HEAD":
         reader.close()
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(_read(reader, first, last), status_code=status, headers=headers, media_type=media_type)
+    return _Streamed(reader, first, last, status_code=status, headers=headers, media_type=media_type)
+
+
+class _Streamed(StreamingResponse):
+    """Closes what it reads, also if the client has gone before the first byte and nothing was ever read."""
+
+    def __init__(self, reader: BinaryIO, first: int, last: int, **more: Any) -> None:
+        super().__init__(_read(reader, first, last), **more)
+        self._reader = reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._reader.close()
 
 
 def _opened(service: Service, file: Mapping[str, Any], size: int) -> BinaryIO:
@@ -61,12 +76,11 @@ def _opened(service: Service, file: Mapping[str, Any], size: int) -> BinaryIO:
 
 
 def _read(reader: BinaryIO, first: int, last: int) -> Iterator[bytes]:
-    with reader:
-        reader.seek(first)
-        left = last - first
-        while left and (chunk := reader.read(min(CHUNK_BYTES, left))):
-            left -= len(chunk)
-            yield chunk
+    reader.seek(first)
+    left = last - first
+    while left and (chunk := reader.read(min(CHUNK_BYTES, left))):
+        left -= len(chunk)
+        yield chunk
 
 
 def _span(header: str | None, size: int) -> tuple[int, int] | None:

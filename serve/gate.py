@@ -6,6 +6,7 @@ import logging
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
@@ -51,6 +52,8 @@ class Gate:
         with about(request=request_id):
             try:
                 await self._pass(scope, receive, named)
+            except ClientDisconnect:
+                log.info("A client went away before it had sent its request.")
             except Exception:
                 log.exception("Something unforeseen happened in a request.")
                 if started:

@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import Request
 
 from cluster.assets import canonical_json
-from cluster.errors import Unavailable, Unreadable
+from cluster.errors import Expired, NotFound, Unavailable, Unreadable
 from cluster.graph import TaskSpec
 from cluster.ledger import outcomes
 from cluster.ledger.jobs import Job, JobSpec, Terms
@@ -61,16 +61,29 @@ def asked(request: Request, caller: Caller, service: Service, fields: Mapping[st
 async def submit(
     service: Service, caller: Caller, asked: Asked, job: JobSpec, graph: Sequence[TaskSpec]
 ) -> tuple[Outcome, bool]:
-    """(the job as it stands, whether it is new). Raises as `Ledger.submit` does, and nothing once it has committed."""
+    """(the job as it stands, whether it is new). Raises as `Ledger.submit` does, and nothing once it has committed.
+
+    Expired: the job of this key was deleted since.
+    """
     spec, terms = accepted(caller, asked, job)
     job_id, created = await off_the_loop(lambda: service.ledger.submit(spec, graph, terms))
     try:
         sight = caller.sight(spec.recipe)
         return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id))), created
+    except NotFound as error:
+        raise deleted_since() from error
     except Unavailable:
         if not created:
             raise  # nothing was committed for this request: it may be sent again
         return just_submitted(job_id, spec, len(graph), asked.arrived_us), True
+
+
+def deleted_since() -> Expired:
+    return Expired(
+        f"this {NAME} was answered before, and what it named was deleted since",
+        field=NAME,
+        remedy="send another one to have it made again",
+    )
 
 
 def accepted(caller: Caller, asked: Asked, job: JobSpec) -> tuple[JobSpec, Terms]:

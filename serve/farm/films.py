@@ -45,7 +45,7 @@ Variant = Literal["film", "poster", "contact_sheet", "captions", "timeline", "sc
     "",
     operation_id="create_film",
     response_model=Film,
-    responses=refusals(400, 401, 403, 408, 413, 422, 429, 503),
+    responses=refusals(400, 401, 403, 408, 410, 413, 422, 429, 503),
     openapi_extra=body_of(schemas.FilmRequest, forms=False),
 )
 async def create(request: Request, caller: Generator, after: BackgroundTasks) -> Film:
@@ -60,6 +60,8 @@ async def create(request: Request, caller: Generator, after: BackgroundTasks) ->
         after.add_task(service.poke)
     try:
         film = await off_the_loop(reader(service, caller, film_id))
+    except NotFound as error:
+        raise submission.deleted_since() from error
     except Unavailable:
         if not created:
             raise  # nothing was committed for this request: it may be sent again

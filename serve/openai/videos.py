@@ -45,7 +45,7 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
     "",
     operation_id="create_video",
     response_model=Video,
-    responses=refusals(400, 401, 403, 408, 413, 422, 429, 503),
+    responses=refusals(400, 401, 403, 408, 410, 413, 422, 429, 503),
     openapi_extra=body_of(schemas.VideoRequest),
 )
 async def create(request: Request, caller: Generator, after: BackgroundTasks) -> Video:
@@ -119,7 +119,7 @@ async def cancel(request: Request, caller: Stopper, video_id: str, after: Backgr
     "/{video_id}/remix",
     operation_id="remix_video",
     response_model=Video,
-    responses=refusals(400, 401, 403, 404, 408, 409, 413, 422, 429, 503),
+    responses=refusals(400, 401, 403, 404, 408, 409, 410, 413, 422, 429, 503),
     openapi_extra=body_of(schemas.RemixRequest),
 )
 async def remix(request: Request, caller: Generator, video_id: str, after: BackgroundTasks) -> Video:

@@ -371,6 +371,9 @@ def test_an_idempotency_key_names_one_request_for_ever(desk: FrontDesk):
     assert theirs.json()["id"] != first.json()["id"]
     with pytest.raises(openai.BadRequestError):
         desk.openai().videos.create(prompt=BOAT, extra_headers={"Idempotency-Key": "a b"})
+    desk.ask("DELETE", f"/v1/videos/{first.json()['id']}")
+    gone = ask("k1")
+    assert (gone.status_code, error_of(gone)["param"]) == (410, "Idempotency-Key")
 
 
 def test_many_at_once_with_one_idempotency_key_are_one_job_on_any_replica(desk: FrontDesk):
