@@ -11,7 +11,7 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import catalog, keys, operate, standing, upkeep
+from serve.cli import batch, catalog, keys, operate, standing, upkeep
 from serve.cli.session import Work
 from serve.cli.wording import plural, utf8
 
@@ -228,6 +228,7 @@ def image(
     return Work(headline=text, facts=facts, out=_directory(out), gpus=gpus, as_json=as_json, check=check, run=run)
 
 
+app.add_typer(batch.app)
 app.add_typer(catalog.app, name="models", help=catalog.HELP)
 app.add_typer(standing.app)
 app.add_typer(operate.app)

@@ -47,8 +47,8 @@ def run(argv: Sequence[str]) -> int:
         session = Session(asked, ending)
         session.perform()
         return 0
-    except KeyboardInterrupt:
-        kept = session.kept if session else "stopped"
+    except KeyboardInterrupt as error:
+        kept = session.kept if session else str(error) or "stopped"
         return _say(kept, session, ending.exit_code)
     except BrokenPipeError:
         _drop_stdout()
