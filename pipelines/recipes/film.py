@@ -196,6 +196,23 @@ def expected(brief: Brief) -> list[Ahead]:
     return [*takes, *rest]
 
 
+def to_come(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
+    """What the expansion will bring, but for its words: for an estimate before there is a script."""
+    model = catalog.model(brief.model, role="render", field="model")
+    words = model.vocabulary
+    prompt = model.caption({kind: words.words(kind)[0] for kind in words.kinds}) if words else "a shot"
+    spec = model.spec(prompt=prompt, seconds=brief.seconds, seed=0, quality=brief.quality)
+    takes = [take_task(f"{n}", spec, model) for n in range(brief.num_shots * brief.num_takes)]
+    steps = {"conform": "pipelines.recipes.film:cut", "publish": "pipelines.recipes.film:publish"}
+    return [
+        *takes,
+        *(
+            TaskSpec(key=step, step=step, role="finish", entry=entry, params={}, weight=PREDICTED_S[step])
+            for step, entry in steps.items()
+        ),
+    ]
+
+
 def write(bench: Bench, tools: Tools) -> Made:
     """The script task, on a writer worker."""
     params = bench.order.params

@@ -1,4 +1,4 @@
-"""`/v1/estimates`: what a video or an image would take and cost, and why so much, before anything runs."""
+"""`/v1/estimates`: what a video, an image or a film would take and cost, and why so much, before anything runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from cluster.ledger.keys import Scope
 from cluster.ledger.outcomes import Backlog
 from cluster.rates import load_rate_card, usd
 from cluster.timing import shape_of
+from pipelines.recipes import film
 from serve import bodies
 from serve.auth import Caller, caller_with
+from serve.farm import films
+from serve.farm.schemas import FilmRequest
 from serve.openai import images, schemas, videos
 from serve.openai.documents import refusals
 from serve.service import Service, off_the_loop, service_of
@@ -34,6 +37,10 @@ class VideoToBe(schemas.VideoRequest):
 
 class ImageToBe(schemas.ImageRequest):
     kind: Literal["image"]
+
+
+class FilmToBe(FilmRequest):
+    kind: Literal["film"]
 
 
 class Seconds(BaseModel):
@@ -89,12 +96,27 @@ async def _image(service: Service, fields: dict[str, Any]) -> Planned:
     return await images.planned(service, schemas.checked(schemas.ImageRequest, fields))
 
 
-KINDS: dict[str, Callable[[Service, dict[str, Any]], Awaitable[Planned]]] = {"video": _video, "image": _image}
+async def _film(service: Service, fields: dict[str, Any]) -> Planned:
+    """With the takes of a script that is yet to be written."""
+    job, graph = await films.planned(service, schemas.checked(FilmRequest, fields))
+    if any(task.expands for task in graph):
+        brief = film.Brief.from_json(job.spec)
+        graph = graph + await off_the_loop(lambda: film.to_come(brief, service.catalog))
+    return job, graph
+
+
+KINDS: dict[str, Callable[[Service, dict[str, Any]], Awaitable[Planned]]] = {
+    "video": _video,
+    "image": _image,
+    "film": _film,
+}
 BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"oneOf": [body.model_json_schema() for body in (VideoToBe, ImageToBe)]}}
+            "application/json": {
+                "schema": {"oneOf": [body.model_json_schema() for body in (VideoToBe, ImageToBe, FilmToBe)]}
+            }
         },
     }
 }
@@ -110,14 +132,15 @@ BODY = {
 async def create(request: Request, caller: Asker) -> Estimate:
     """What the same body, less its `kind`, would take and cost if it were created now. Nothing is kept.
 
-    It is refused as it would be refused there. What was asked before and needs no work again is not taken off.
+    It is refused as it would be refused there. What was asked before and needs no work again is not taken off, and
+    neither is the time in which a person looks at the takes of a film.
     """
     service = service_of(request)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
     kind = fields.pop("kind", None)
     plan = KINDS.get(kind) if isinstance(kind, str) else None
     if plan is None:
-        raise InvalidInput("kind says what the body is of", field="kind", remedy=f"use {' or '.join(KINDS)}")
+        raise InvalidInput("kind says what the body is of", field="kind", remedy=f"use {', '.join(KINDS)}")
     job, graph = await plan(service, fields)
     return await off_the_loop(lambda: _answer(str(kind), _forecast(service, job, kinds_of(graph))))
 

@@ -110,6 +110,23 @@ def test_where_nobody_works_the_price_is_that_of_the_last_who_did_and_the_wait_i
     assert [(step["tasks"], step["role"]) for step in stills["steps"]] == [(3, "render")]
 
 
+def test_a_film_is_estimated_with_the_takes_of_a_script_that_is_not_written_yet(farm: Farm):
+    farm.worker("second")
+    farm.worker("pen", role="writer", model="house-writer")
+    found = farm.front().ask(
+        "POST", "/v1/estimates", json={"kind": "film", "logline": BOAT, "shots": 3, "takes": 2, "quality": "draft"}
+    )
+    assert found.status_code == 200, found.text
+    steps = {step["step"]: step for step in found.json()["steps"]}
+    assert {name: step["tasks"] for name, step in steps.items()} == {
+        "script": 1, "expand": 1, "render": 6, "conform": 1, "publish": 1,
+    }  # fmt: skip
+    assert steps["render"]["predicted_seconds"] == FIRST_GUESS_S / 2  # a draft has half the steps
+    alone_s = sum(steps[name]["predicted_seconds"] for name in ("script", "expand", "conform", "publish"))
+    assert found.json()["seconds"]["p50"] == pytest.approx(alone_s + 3 * FIRST_GUESS_S / 2)  # two workers draw six
+    assert farm.desk.ledger.jobs() == []
+
+
 @pytest.mark.parametrize(
     ("kind", "path", "fields"),
     [
@@ -124,6 +141,11 @@ def test_where_nobody_works_the_price_is_that_of_the_last_who_did_and_the_wait_i
         ("video", "/v1/videos", {"prompt": BOAT, "input_reference": "x"}),
         ("image", "/v1/images/generations", {"prompt": BOAT, "n": 11}),
         ("image", "/v1/images/generations", {"prompt": BOAT, "seconds": 2}),
+        ("film", "/v1/films", {}),
+        ("film", "/v1/films", {"logline": BOAT, "shots": 41}),
+        ("film", "/v1/films", {"logline": BOAT, "takes": 0}),
+        ("film", "/v1/films", {"script": {"scenes": [{"shots": [{}]}]}}),
+        ("film", "/v1/films", {"logline": BOAT, "deadline": "2001-01-01T00:00:00Z"}),
     ],
     ids=lambda value: str(value)[:40],
 )
