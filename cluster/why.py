@@ -188,7 +188,7 @@ def _holds(seen: Snapshot) -> Iterator[Hold]:
             what=Predicate.SUSPENDED, text=f"the task itself is on hold{because}", remedy=f"farm release {task.name}"
         )
     if task.state is State.IN_REVIEW:
-        yield Hold(what=Predicate.REVIEW, text="it waits for a person's verdict", remedy="approve or reject it")
+        yield Hold(what=Predicate.REVIEW, text="it waits for a person's verdict", remedy=_review(task))
         return
     yield from _inputs(seen)
     if task.state is State.BACKOFF:
@@ -256,8 +256,12 @@ def _remedy_of(need: Work) -> str | None:
         case State.NOT_COMPATIBLE:
             return f"add a fleet for it, then farm requeue {need.name}"
         case State.IN_REVIEW:
-            return "approve or reject it"
+            return _review(need)
     return None
+
+
+def _review(work: Work) -> str:
+    return f"farm approve {work.name}, or farm reject {work.name} to have it drawn again"
 
 
 def _until_all_s(seen: Snapshot) -> float | None:

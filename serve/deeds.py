@@ -110,6 +110,7 @@ def _from(how: Move) -> frozenset[State]:
 def _verbs(state: State) -> list[str]:
     """What a person may do to a task in this state."""
     words = {Move.CANCEL: "cancel", Move.HOLD: "hold", Move.RELEASE: "release", Move.EAT: "eat", Move.REOPEN: "requeue"}
+    words |= {Move.APPROVE: "approve", Move.REJECT: "reject"}
     return [word for move, word in words.items() if (state, move) in MOVES] + ["retry"] * (state is State.DEAD)
 
 

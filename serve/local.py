@@ -26,7 +26,7 @@ from cluster import farm_lock
 from cluster import settings as settings_module
 from cluster.errors import FailureClass, FarmError, InvalidInput, JobFailed, StoreFull, Unavailable, UserMistake
 from cluster.graph import TaskSpec
-from cluster.ledger import views
+from cluster.ledger import films, views
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
@@ -41,6 +41,7 @@ from pipelines.recipes import clip as clip_recipe
 from pipelines.recipes import film as film_recipe
 from pipelines.recipes import image as image_recipe
 from serve.crew import fleet_of
+from serve.revision import RECIPE, Editor, film_named
 from serve.watch import Update, Watch
 
 log = logging.getLogger(__name__)
@@ -134,10 +135,19 @@ class Farm:
         model: str = "house-video",
         writer: str = "house-writer",
         script: Mapping[str, Any] | None = None,
+        takes: int = 1,
+        review: bool = False,
+        film: str = "",
         out: Path | str = "film",
         on_update: OnUpdate | None = None,
     ) -> Finished:
-        """A film from a sentence, or from a script. Raises UserMistake for bad input before anything runs."""
+        """A film from a sentence, or from a script; or `film`, its id, as it stands now, if it is here already.
+
+        With `review` it waits until a person has approved a take of each shot (`farm approve`, from elsewhere). Raises
+        UserMistake for bad input before anything runs.
+        """
+        if film:
+            return self._go_on(film, Path(out), on_update)
         brief = film_recipe.Brief(
             logline=logline,
             num_shots=shots,
@@ -147,6 +157,8 @@ class Farm:
             model=model,
             writer=writer,
             script=script,
+            num_takes=takes,
+            review=review,
         )
         graph = film_recipe.plan(brief, self.catalog)
         return self._run(
@@ -212,9 +224,50 @@ class Farm:
             recipe=recipe, version=version, title=title[:200], spec=spec, tier="interactive",
             tenant=self.settings.tenant, show=self.settings.show,
         )  # fmt: skip
-        job_id, _ = self.ledger.submit(job, graph)
+        film_id = self.ledger.submit_film(job, graph)[0] if recipe == RECIPE else None
+        job_id = self.ledger.submit(job, graph)[0] if film_id is None else self._newest(film_id)
+        return self._see_through(film_id, job_id, title, out, result_key, on_update, expected, began_s, began_us)
+
+    def _go_on(self, text: str, out: Path, on_update: OnUpdate | None) -> Finished:
+        began_s, began_us = time.monotonic(), self.ledger.clock.now_us()
+        check_out_dir(out)
+        film_id = film_named(self.ledger, text)
+        Editor(self.ledger, self.catalog, lambda: self.ledger.view(lambda c: films.read(c, film_id))).again()
+        job = self.ledger.job(self._newest(film_id))
+        brief = film_recipe.Brief.from_json(job.spec)
+        return self._see_through(
+            film_id,
+            job.id,
+            job.title,
+            out,
+            "publish",
+            on_update,
+            lambda: film_recipe.expected(brief),
+            began_s,
+            began_us,
+        )
+
+    def _newest(self, film_id: str) -> str:
+        return self.ledger.view(lambda c: films.newest(c, film_id))
+
+    def _see_through(
+        self,
+        film_id: str | None,
+        job_id: str,
+        title: str,
+        out: Path,
+        result_key: str,
+        on_update: OnUpdate | None,
+        expected: Callable[[], list[Ahead]],
+        began_s: float,
+        began_us: int,
+    ) -> Finished:
+        """To its end, and that of the revisions which follow it, if somebody changes the film meanwhile."""
         try:
             last = self._watch(job_id, on_update, expected)
+            while film_id is not None and (newest := self._newest(film_id)) != job_id:
+                job_id = newest
+                last = self._watch(job_id, on_update, expected)
         except BaseException:
             with contextlib.suppress(FarmError):
                 self.fleets.desk.cancel(job_id)

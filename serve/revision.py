@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors.catalog import Catalog
 from cluster.assets import canonical_json
-from cluster.errors import IllegalMove
+from cluster.errors import IllegalMove, InvalidInput, NotFound, NotReady
 from cluster.ledger import films
 from cluster.ledger.films import Change, Film
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.ledger import Ledger
-from cluster.states import JobState
+from cluster.ledger.outcomes import Sight
+from cluster.states import JobState, Move, State
 from pipelines.recipes import film as recipe
 from pipelines.script import Script
+from serve import naming
 
 RECIPE = "pipelines.recipes.film"
 TRIES = 5
+DRAWN = frozenset({State.SUCCEEDED, State.IN_REVIEW})
+"""States of a take that can be looked at."""
 Task = Mapping[str, Any]
 
 
@@ -40,6 +45,42 @@ def takes_of(film: Film) -> dict[str, Task]:
 def circled(film: Film, shot: str) -> str:
     """The key of the take that goes into the film."""
     return recipe.take_key(shot, film.now.job.spec.get("circled", {}).get(shot, 1))
+
+
+def take_id(film_id: str, key: str) -> str:
+    """Of the take in whatever revision of the film is the newest."""
+    return f"{film_id.replace('film_', 'take_')}.{key}"
+
+
+def film_and_key(text: str) -> tuple[str, str]:
+    """What is no id of a take becomes that of none, which is looked for all the same."""
+    match = re.fullmatch(r"take_([0-9a-hjkmnp-tv-z]{26})\.([a-z0-9-]{1,32}\.t[1-9][0-9]?)", text)
+    return (f"film_{match[1]}", match[2]) if match else ("film_none", "none")
+
+
+def place_of(ledger: Ledger, text: str) -> tuple[str, str]:
+    """(the id of its film, the key of the take). Raises NotFound, InvalidInput."""
+    film_id, key = film_and_key(text.strip().lower())
+    if film_id != "film_none":
+        return film_id, key
+    head, slash, key = text.partition("/")
+    if slash and head.startswith("film_"):
+        return head, key
+    where = naming.job_or_task(ledger, Sight(), text)
+    if where.task is None or not recipe.take_of(where.task):
+        raise InvalidInput(f"{text} is no take", field="TAKE", remedy="name one as in JOB/sh010.t2")
+    return film_named(ledger, where.job), where.task
+
+
+def film_named(ledger: Ledger, text: str) -> str:
+    """By its id, or by a job that it is or was made by. Raises NotFound, InvalidInput."""
+    if text.startswith("film_"):
+        return ledger.view(lambda c: films.read(c, text)).id
+    job_id = naming.job(ledger, Sight(), text)
+    found = ledger.view(lambda c: films.of_job(c, job_id))
+    if found is None:
+        raise NotFound(f"{job_id} makes no film", field="FILM", remedy="`farm ls` lists jobs; render it once more")
+    return found
 
 
 class Editor:
@@ -71,6 +112,36 @@ class Editor:
             return script
 
         return self._revise(same, f"circled {key}", circle=key, approved=approved)
+
+    def approve(self, key: str) -> None:
+        """Accepts a take that is drawn, for its shot, and circles it. Again is fine. Raises IllegalMove, NotReady."""
+        film, task = self._take(key)
+        if not brief_of(film).review:
+            raise IllegalMove("its film asks for no review", field="take_id", remedy="circle the take instead")
+        if task["state"] not in DRAWN:
+            raise not_drawn(task)
+        if circled(film, recipe.shot_of(key)) != key:
+            self.circle(key, approved=True)
+        elif task["state"] == State.IN_REVIEW:
+            self._ledger.move_task(task["id"], Move.APPROVE, reason="approved by a person")
+
+    def reject(self, key: str) -> State:
+        """Has a take that is in review drawn again with another seed; the third time it is dead. Raises IllegalMove."""
+        _, task = self._take(key)
+        if task["state"] != State.IN_REVIEW:
+            raise IllegalMove(
+                f"the take is {task['state']}, not in review",
+                field="take_id",
+                remedy="circle another take, or change its shot in the script",
+            )
+        return self._ledger.move_task(task["id"], Move.REJECT, reason="rejected by a person")
+
+    def _take(self, key: str) -> tuple[Film, Task]:
+        film = self._read()
+        task = takes_of(film).get(key)
+        if task is None:
+            raise NotFound("no such take", field="take_id", remedy="look at its film")
+        return film, task
 
     def again(self) -> bool:
         """Goes on with a film that ended without being finished; False if it goes on, or is finished."""
@@ -116,6 +187,10 @@ class Editor:
             )
         )
         return True
+
+
+def not_drawn(task: Task) -> NotReady:
+    return NotReady(f"the take is {task['state']}", field="take_id", remedy="wait until it is drawn")
 
 
 def _lost(film: Film) -> bool:

@@ -40,7 +40,7 @@ class TaskView:
 
     @property
     def fraction(self) -> float:
-        if self.state in ENDED:
+        if self.state in ENDED or self.state is State.IN_REVIEW:
             return 1.0
         return self.done / self.total if self.total and self.stage == "denoise" else 0.0
 

@@ -135,6 +135,11 @@ def of_job(connection: Connection, job_id: str) -> str | None:
     return connection.execute(select(revisions.c.film_id).where(revisions.c.job_id == job_id)).scalar_one_or_none()
 
 
+def newest(connection: Connection, film_id: str) -> str:
+    """The job of its newest revision. Raises NotFound."""
+    return str(_row(connection, film_id).job_id)
+
+
 def find(connection: Connection, sight: Sight, film_id: str) -> Film:
     """Raises NotFound."""
     row = connection.execute(select(films).where(films.c.id == film_id, _covered(sight))).one_or_none()

@@ -72,6 +72,11 @@ class Board:
             why = f": {clean(again.reason, 200)}" if again.reason else ""
             return f"{name_of(again)} will be tried again{why}"
         first = next((task for task in tasks if task.state is State.READY), None)
+        waiting = [task for task in tasks if task.state is State.IN_REVIEW]
+        if first is None and waiting:
+            more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+            name = f"{self.update.job.id}/{waiting[0].key}"
+            return f"{name_of(waiting[0])}{more} wait for a person: farm approve {name}, or farm reject, elsewhere"
         if first is None:
             return None
         waited = seconds((now_us - first.since_us) / 1e6)

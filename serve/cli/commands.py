@@ -11,7 +11,7 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import batch, catalog, keys, operate, standing, upkeep
+from serve.cli import batch, catalog, keys, operate, review, standing, upkeep
 from serve.cli.session import Work
 from serve.cli.wording import plural, utf8
 
@@ -101,6 +101,9 @@ FilmSeed = Annotated[
         help="The same seed draws the same pictures again; a script brings its own.",
     ),
 ]
+Takes = Annotated[int, typer.Option(metavar="N", min=1, max=8, help="How many takes each shot has.")]
+InReview = Annotated[bool, typer.Option("--review", help="Wait until a person approves a take of each shot.")]
+FilmOf = Annotated[str, typer.Option("--film", metavar="FILM", help="Go on with a film that is here, as it stands.")]
 ScriptFile = Annotated[Path | None, typer.Option("--script", metavar="FILE", help="A script.json to film as it is.")]
 
 
@@ -133,13 +136,16 @@ def render(
     model: ModelOf = "house-video",
     writer: WriterOf = "house-writer",
     script: ScriptFile = None,
+    takes: Takes = 1,
+    review: InReview = False,
+    film: FilmOf = "",
     out: Annotated[str, _out("film")] = "film",
     gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> Work:
     """A film."""
     text = utf8(logline, "logline")
-    if not text.strip() and script is None:
+    if not text.strip() and script is None and not film:
         raise InvalidInput(
             "a film needs a logline", field="logline",
             remedy='tell it in a sentence: farm render "A red boat crosses the sea at night", or give --script FILE',
@@ -151,20 +157,24 @@ def render(
 
         return film.Brief(
             logline=text, num_shots=shots, seconds=seconds, seed=seed, quality=quality, model=model, writer=writer,
-            script=document,
+            script=document, num_takes=takes, review=review,
         )  # fmt: skip
 
     def check(catalog: Catalog) -> None:
-        from pipelines.recipes import film
+        from pipelines.recipes import film as recipe
 
-        film.plan(brief(), catalog)
+        if not film:
+            recipe.plan(brief(), catalog)
 
     def run(farm: Farm, on_update: OnUpdate) -> Finished:
         return farm.render(
             text, shots=shots, seconds=seconds, seed=seed, quality=quality.value, model=model, writer=writer,
-            script=document, out=out, on_update=on_update,
+            script=document, takes=takes, review=review, film=utf8(film, "film"), out=out, on_update=on_update,
         )  # fmt: skip
 
+    if film:
+        facts = f"going on with {film}"
+        return Work(headline=text, facts=facts, out=_directory(out), gpus=gpus, as_json=as_json, check=check, run=run)
     asked = f"{plural(shots, 'shot')} of {seconds:g} s" if document is None else f"the shots of {script}"
     seeded = f"seed {seed}" if seed is not None else "seed 7" if document is None else "its own seed"
     facts = f"{asked}, {quality.value}, {seeded}, {model}"
@@ -232,6 +242,7 @@ app.add_typer(batch.app)
 app.add_typer(catalog.app, name="models", help=catalog.HELP)
 app.add_typer(standing.app)
 app.add_typer(operate.app)
+app.add_typer(review.app)
 app.add_typer(keys.app, name="keys", help=keys.HELP, rich_help_panel=operate.ACT)
 app.add_typer(upkeep.app, name="ledger", help=upkeep.HELP, rich_help_panel=operate.ACT)
 

@@ -27,6 +27,10 @@ SENTENCES = {
     "task.cancel": "stopped",
     "task.hold": "on hold",
     "task.release": "is next again",
+    "task.approve": "approved",
+    "task.waive": "needs no approval any more",
+    "task.reject": "rejected, is drawn again with another seed",
+    "job.superseded": "there is a newer revision of the film",
 }
 
 
@@ -126,6 +130,8 @@ def sentence(event: Event, update: Update, board: Board) -> str:
     if event.kind == "task.created":
         purpose = wording.purpose_of(task)
         said = f"{said}, {purpose}" if purpose else said
+    elif event.kind in ("task.gate", "task.cache_gate"):
+        said = f"waits for a person: farm approve {event.job_id}/{task.key}, or farm reject"
     elif event.kind == "task.lease":
         said = {"render": "drawing", "writer": "writing"}.get(task.role, "working")
     elif event.kind == "task.commit":

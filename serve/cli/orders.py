@@ -115,11 +115,11 @@ def _confirm(verb: str, said: str, seen: Deed, manner: Manner) -> None:
         rows.write([seen])
     else:
         print(said, flush=True)
-    if manner.as_json or not _agreed():
+    if manner.as_json or not agreed():
         raise InvalidInput("nothing was done", field=verb, remedy="give --yes to do it")
 
 
-def _agreed() -> bool:
+def agreed() -> bool:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     try:

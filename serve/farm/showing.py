@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -16,7 +15,7 @@ from pipelines.recipes import film as recipe
 from pipelines.script import Script
 from serve.farm.schemas import Film, FilmScene, FilmShot, Revision, Take
 from serve.openai.schemas import Cost, Failure, Usage
-from serve.revision import Task, brief_of, circled, script_of, takes_of
+from serve.revision import DRAWN, Task, brief_of, circled, script_of, take_id, takes_of
 from serve.service import Service, off_the_loop
 from serve.standing import Standing, fraction, standing
 
@@ -30,18 +29,6 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "manifest": ("publish", "manifest.json"),
 }
 CLIPS = {"video": "clip.mp4", "thumbnail": "poster.png"}
-DRAWN = frozenset({State.SUCCEEDED, State.IN_REVIEW})
-
-
-def take_id(film_id: str, key: str) -> str:
-    """Of the take in whatever revision of the film is the newest."""
-    return f"{film_id.replace('film_', 'take_')}.{key}"
-
-
-def film_and_key(text: str) -> tuple[str, str]:
-    """What is no id of a take becomes that of none, which is looked for all the same."""
-    match = re.fullmatch(r"take_([0-9a-hjkmnp-tv-z]{26})\.([a-z0-9-]{1,32}\.t[1-9][0-9]?)", text)
-    return (f"film_{match[1]}", match[2]) if match else ("film_none", "none")
 
 
 def file_of(film: FilmRow, variant: str) -> Json | None:

@@ -7,17 +7,16 @@ from typing import Literal
 from fastapi import APIRouter, BackgroundTasks, Request
 from starlette.responses import Response
 
-from cluster.errors import IllegalMove, NotFound, NotReady, Unavailable
+from cluster.errors import NotFound, Unavailable
 from cluster.ledger.films import Film as FilmRow
-from cluster.states import Move, State
-from pipelines.recipes import film as recipe
+from cluster.states import State
 from serve.auth import Caller, Reader, Stopper
 from serve.download import download
 from serve.farm import showing
 from serve.farm.films import editor, found
 from serve.farm.schemas import Take
 from serve.openai.documents import bytes_of, refusals
-from serve.revision import Task, brief_of, circled, takes_of
+from serve.revision import Task, film_and_key, not_drawn, takes_of
 from serve.service import Service, off_the_loop, service_of
 
 router = APIRouter(prefix="/v1/takes", tags=["takes"])
@@ -51,7 +50,7 @@ async def content(
     _, task = await _found(service, caller, take_id)
     file = showing.clip_of(task, variant)
     if file is None:
-        raise _not_drawn(task)
+        raise not_drawn(task)
     return await download(service, request, file, name=f"{take_id}.{str(file['name']).rpartition('.')[2]}")
 
 
@@ -70,17 +69,8 @@ async def approve(request: Request, caller: Stopper, take_id: str, after: Backgr
     shot has an approved take the film is cut."""
     service = service_of(request)
     film, task = await _found(service, caller, take_id)
-    key, state = task["key"], State(task["state"])
-    if not brief_of(film).review:
-        raise IllegalMove("its film asks for no review", field="take_id", remedy="circle the take instead")
-    if state not in showing.DRAWN:
-        raise _not_drawn(task)
-    if circled(film, recipe.shot_of(key)) != key:
-        await off_the_loop(lambda: editor(service, caller, film.id).circle(key, approved=True))
-    elif state is State.IN_REVIEW:
-        await off_the_loop(lambda: service.ledger.move_task(task["id"], Move.APPROVE, reason="approved by a person"))
-        task = {**task, "state": State.SUCCEEDED.value}
-    return await _answered(service, caller, take_id, after, (film, task))
+    await off_the_loop(lambda: editor(service, caller, film.id).approve(task["key"]))
+    return await _answered(service, caller, take_id, after, (film, {**task, "state": State.SUCCEEDED.value}))
 
 
 @router.post("/{take_id}/reject", operation_id="reject_take", response_model=Take, responses=REFUSALS)
@@ -89,21 +79,13 @@ async def reject(request: Request, caller: Stopper, take_id: str, after: Backgro
     changed or another take circled."""
     service = service_of(request)
     film, task = await _found(service, caller, take_id)
-    if task["state"] != State.IN_REVIEW.value:
-        raise IllegalMove(
-            f"the take is {task['state']}, not in review",
-            field="take_id",
-            remedy="circle another take, or change its shot with PUT /v1/films/{film_id}/script",
-        )
-    state = await off_the_loop(
-        lambda: service.ledger.move_task(task["id"], Move.REJECT, reason="rejected by a person")
-    )  # fmt: skip
+    state = await off_the_loop(lambda: editor(service, caller, film.id).reject(task["key"]))
     return await _answered(service, caller, take_id, after, (film, {**task, "state": state.value}))
 
 
 async def _found(service: Service, caller: Caller, take_id: str) -> tuple[FilmRow, Task]:
     """Raises NotFound, for what is somebody else's too."""
-    film_id, key = showing.film_and_key(take_id)
+    film_id, key = film_and_key(take_id)
     missing = NotFound("no such take", field="take_id", remedy="GET /v1/films/{film_id} lists them")
     try:
         film = await found(service, caller, film_id)
@@ -130,7 +112,3 @@ async def _answered(
         if known is None:
             raise  # to circle it again changes nothing
         return showing.take(*known)
-
-
-def _not_drawn(task: Task) -> NotReady:
-    return NotReady(f"the take is {task['state']}", field="take_id", remedy="wait until it is drawn")

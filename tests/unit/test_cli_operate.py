@@ -570,7 +570,7 @@ def test_every_move_of_a_person_has_a_verb_or_is_a_review() -> None:
     from cluster.states import OF_PEOPLE
 
     verbs = {Move.HOLD, Move.RELEASE, Move.CANCEL, Move.EAT, Move.REOPEN}
-    assert OF_PEOPLE - verbs == {Move.APPROVE, Move.REJECT}
+    assert OF_PEOPLE - verbs == {Move.APPROVE, Move.REJECT}  # `farm approve`, `farm reject`
 
 
 def test_the_tiers_of_the_command_line_are_those_of_the_ledger() -> None:

@@ -341,3 +341,14 @@ def test_a_farm_that_waits_for_another_one_says_so_until_it_goes_on() -> None:
     assert board.phase(T0) == "another film is being rendered on this farm (pid 7): waiting for it to end"
     show.goes_on()
     assert board.phase(T0) == "the farm is starting, 0.0 s"
+
+
+def test_who_waits_for_a_person_is_told_what_to_type() -> None:
+    board = Board(headline=LOGLINE, facts="", began_us=T0)
+    takes = (view("sh010.t1", State.IN_REVIEW), view("sh020.t1", State.IN_REVIEW), view("conform", State.PENDING))
+    out = io.StringIO()
+    LineShow(out, board, ManualClock(T0)).update(update(*takes, events=(event(1, "task.gate", "sh010.t1", 2.0),)))
+    assert "waits for a person: farm approve job_1/sh010.t1, or farm reject" in out.getvalue()
+    said = board.phase(T0)
+    assert said is not None
+    assert said.endswith("and 1 more wait for a person: farm approve job_1/sh010.t1, or farm reject, elsewhere")

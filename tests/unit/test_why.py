@@ -61,7 +61,8 @@ CASES: dict[str, tuple[Snapshot, list[tuple[Predicate, str, float | None, str | 
     ),
     "in review": (
         seen(S.IN_REVIEW),
-        [(P.REVIEW, "it waits for a person's verdict", None, "approve or reject it")],
+        [(P.REVIEW, "it waits for a person's verdict", None,
+          "farm approve job_1/me, or farm reject job_1/me to have it drawn again")],
     ),
     "back-off": (
         seen(
@@ -162,7 +163,8 @@ CASES: dict[str, tuple[Snapshot, list[tuple[Predicate, str, float | None, str | 
             (P.INPUT, "it needs c, which is suspended", None, "farm release job_1/c"),
             (P.INPUT, "it needs d, which is not_compatible", None,
              "add a fleet for it, then farm requeue job_1/d"),
-            (P.INPUT, "it needs e, which is in_review", None, "approve or reject it"),
+            (P.INPUT, "it needs e, which is in_review", None,
+             "farm approve job_1/e, or farm reject job_1/e to have it drawn again"),
         ],
     ),
     "what is broken behind an input is named": (
