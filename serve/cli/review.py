@@ -1,4 +1,4 @@
-"""Verbs of a person who looks at takes: circle, approve, reject. On the ledger alone; a farm does what follows."""
+"""Verbs of a person who looks at takes: circle, approve, reject. A farm does what follows."""
 
 from __future__ import annotations
 
@@ -34,8 +34,15 @@ def reject(take: TakeOf, yes: Yes = False, as_json: AsJson = False) -> None:
 
 
 def _give(verb: str, text: str, *, yes: bool, as_json: bool) -> None:
-    from serve.cli import office, verdicts
+    from cluster import settings as settings_module
+    from serve.cli import office
+    from serve.cli.verdicts import LedgerTakes, RemoteTakes, give
+    from serve.remote import Remote
 
-    settings = office.here(f"farm {verb}")
+    settings, take = settings_module.load(), utf8(text, "take")
+    if settings.url:
+        with Remote.of(settings) as remote:
+            give(RemoteTakes(remote=remote), verb, take, yes=yes, as_json=as_json)
+        return
     with office.ledger_of(settings) as ledger:
-        verdicts.give(ledger, settings, verb, utf8(text, "take"), yes=yes, as_json=as_json)
+        give(LedgerTakes(ledger=ledger, settings=settings), verb, take, yes=yes, as_json=as_json)

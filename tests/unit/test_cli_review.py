@@ -18,6 +18,7 @@ from serve.cli.main import run
 from serve.revision import RECIPE, takes_of
 from tests.ledger_desk import LedgerDesk
 from tests.scripts import script_of
+from tests.unit.test_cli_remote import elsewhere
 
 CATALOG = Catalog.load()
 
@@ -83,6 +84,26 @@ def test_a_rejection_says_first_what_it_does_and_wants_yes(home: Home, capsys: p
     assert run(["reject", "--yes", home.name("sh010.t1")]) == 0
     assert home.states()["sh010.t1"] == "ready"
     assert "another seed" in capsys.readouterr().out
+
+
+def test_a_farm_elsewhere_is_told_the_same_way(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with elsewhere(tmp_path) as there:
+        monkeypatch.setenv("FARM_URL", there.url)
+        monkeypatch.setenv("FARM_API_KEY", there.key())
+        assert run(["reject", home.name("sh010.t1")]) == 2
+        assert capsys.readouterr().out == "reject take 1 of sh010: it is drawn again; $0.0010 was spent on it\n"
+        assert run(["reject", "--yes", home.name("sh010.t1")]) == 0
+        assert capsys.readouterr().out == "take 1 of sh010 is rejected, and drawn again with another seed\n"
+        assert run(["approve", home.name("sh010.t2"), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["job"], said["state"], said["done"]) == (home.film.now.job.id, "succeeded", True)
+        assert len(home.film.revisions) == 2
+        assert run(["circle", home.name("sh010.t1")]) == 0  # of the newest revision, which has another name
+        assert len(home.film.revisions) == 3
+        assert run(["circle", home.name("conform")]) == 2
+        assert "is no take" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
