@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -11,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from openai import BadRequestError, LengthFinishReasonError, OpenAI, UnprocessableEntityError
+from pydantic import BaseModel
 
 from actors.catalog import Catalog
 from actors.contract import Chat
@@ -22,6 +25,9 @@ from actors.writer import Writer
 from cluster.errors import Interrupted, InvalidInput, QualityCheckFailed, TooLong, WorkerLost
 from pipelines.writer_eval import LOGLINES, judge
 from pipelines.writing import write_script
+from tests.front_desk import front_desk
+from tests.line import Line
+from tests.writer_at_hand import WriterAtHand
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 LINE = {"type": "string", "pattern": r"^Then the boat rises( [a-z]+){3,9}\.$"}
@@ -172,6 +178,68 @@ def wait_until(ready: Callable[[], bool]) -> None:
     while not ready():
         assert time.monotonic() < ends_s
         time.sleep(0.01)
+
+
+class Shot(BaseModel):
+    subject: Literal["boat", "moon", "whale"]
+    seconds: Literal[2, 4]
+
+
+@pytest.fixture
+def client(writer: Writer, tmp_path: Path, sqlite_url: str) -> Iterator[OpenAI]:
+    """OpenAI's own client, of the application before the real writer."""
+    with front_desk(sqlite_url, tmp_path, WriterAtHand(writer)) as desk:
+        yield desk.openai(max_retries=0)
+
+
+def test_the_openai_client_gets_the_same_words_whole_streamed_and_from_the_writer(
+    writer: Writer, client: OpenAI
+) -> None:
+    asked: dict[str, Any] = {"model": "house-writer", "messages": CHAT, "seed": 5, "max_tokens": 24}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    direct = "".join(piece.text for piece in writer.stream(chat("direct", seed=5, max_tokens=24)))
+    assert whole.choices[0].message.content == direct
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == direct
+    assert whole.choices[0].finish_reason == chunks[-2].choices[0].finish_reason == "length"
+    assert whole.usage == chunks[-1].usage
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 24
+
+
+def test_the_openai_client_parses_what_the_writer_says_into_a_model(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "house-writer", "messages": CHAT, "response_format": Shot}
+    shot = client.chat.completions.parse(**asked).choices[0].message.parsed
+    assert isinstance(shot, Shot)
+    with pytest.raises(LengthFinishReasonError):
+        client.chat.completions.parse(**asked, max_tokens=2)
+    with client.chat.completions.stream(**asked) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Shot)
+
+
+def test_the_openai_client_is_told_what_the_writer_refuses(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError, match="context of 2048") as long:
+        client.chat.completions.create(model="house-writer", messages=CHAT, max_tokens=2040, stream=True)  # type: ignore[call-overload]
+    assert (long.value.code, long.value.param) == ("context_length_exceeded", "max_tokens")
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "pattern": "(("}}}
+    with pytest.raises(UnprocessableEntityError) as refused:
+        client.chat.completions.create(model="house-writer", messages=CHAT, response_format=form)  # type: ignore[call-overload]
+    assert refused.value.param == "response_format"
+
+
+def test_a_client_that_leaves_a_stream_frees_the_engine(writer: Writer, tmp_path: Path, sqlite_url: str) -> None:
+    with front_desk(sqlite_url, tmp_path, WriterAtHand(writer)) as desk:
+
+        async def leave() -> None:
+            line = Line(desk, {"messages": CHAT, "stream": True, "max_tokens": 1500})
+            await line.hear("data: ", times=4)
+            assert running(writer) == 1
+            await line.hang_up()
+            await asyncio.to_thread(wait_until, lambda: running(writer) == 0)
+
+        asyncio.run(leave())
+        [used] = [row for minute in desk.ask("GET", "/v1/usage").json()["data"] for row in minute["results"]]
+        assert 2 <= used["completion_tokens"] < 500
 
 
 def test_an_answer_that_is_cut_off_is_an_error(writer: Writer) -> None:

@@ -16,8 +16,8 @@ from cluster.errors import LedgerUnavailable, NoWriter
 from cluster.ledger.keys import KeySpec, Scope
 from tests.echo_writer import DIE, PAUSE, EchoWriter
 from tests.front_desk import FrontDesk, front_desk
+from tests.line import PATH, Line
 
-PATH = "/v1/chat/completions"
 SAID = "a red boat crosses the sea"
 Chatting = tuple[FrontDesk, EchoWriter]
 
@@ -255,50 +255,6 @@ def test_a_writer_that_dies_is_a_status_before_the_first_word_and_an_event_after
         words.extend(chunk.choices[0].delta.content or "" for chunk in stream_of_it)
     assert (late.value.code, late.value.type) == ("worker_lost", "service_unavailable_error")
     assert "[DONE]" not in ask(desk, f"a boat {DIE}", stream=True).text
-
-
-class Line:
-    """One request to the application, as a server would hand it on; its client may hang up."""
-
-    def __init__(self, desk: FrontDesk, body: dict[str, Any], *, secret: str | None = None) -> None:
-        self.sent = bytearray()
-        self.status: int | None = None
-        self._body: bytes | None = json.dumps(body).encode()
-        self._left, self._heard = asyncio.Event(), asyncio.Event()
-        headers = {"authorization": f"Bearer {secret or desk.secret}", "content-type": "application/json"}
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": PATH,
-            "query_string": b"",
-            "server": ("test", 80),
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        }
-        self.task = asyncio.create_task(desk.app(scope, self._receive, self._send))
-
-    async def hear(self, text: str) -> None:
-        while text.encode() not in self.sent:
-            self._heard.clear()
-            await asyncio.wait_for(self._heard.wait(), 20)
-
-    async def hang_up(self) -> None:
-        self._left.set()
-        await asyncio.wait_for(self.task, 20)
-
-    async def _receive(self) -> Any:
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        await self._left.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Any) -> None:
-        self.status = message.get("status", self.status)
-        self.sent += message.get("body", b"")
-        self._heard.set()
 
 
 def on_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
