@@ -121,6 +121,12 @@ class Model:
             }
         return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
+    def example(self) -> str | None:
+        """A prompt that says all that a model with a vocabulary can be told."""
+        if self.vocabulary is None:
+            return None
+        return self.caption({kind: words[0] for kind, words in self.vocabulary.summary().items()})
+
     def caption(self, fields: Mapping[str, str]) -> str:
         """The prompt of a shot. Raises InvalidSpec with the name of the field that is missing or not drawable."""
         if self.vocabulary is None:

@@ -74,6 +74,8 @@ def _facts(model: Model, *, ready: bool) -> dict[str, Any]:
         "license": model.licence,
         "revision": model.revision,
         "ready": ready,
+        "packages": list(model.packages),
+        "memory_mb": model.memory_mb,
         "accelerator_gib": model.accelerator_gib,
     }
     if model.limits is not None:
@@ -86,5 +88,6 @@ def _facts(model: Model, *, ready: bool) -> dict[str, Any]:
             "steps": {quality.value: preset.steps for quality, preset in model.defaults.items()},
             "first_frame": False,
             "vocabulary": model.vocabulary.summary() if model.vocabulary else None,
+            "example": model.example(),
         }
     return facts

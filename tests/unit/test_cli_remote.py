@@ -339,3 +339,16 @@ def _brief() -> Any:
     from tests.ledger_desk import brief
 
     return brief(title="followed")
+
+
+def test_models_are_those_of_the_farm_and_are_added_where_it_is(both: Both) -> None:
+    here, there = (json.loads(ask("models", "--json")[1]) for ask in (both.locally, both.remotely))
+    named = [[entry["id"], entry["ready"], entry.get("sizes"), entry.get("clips")] for entry in here]
+    assert named == [[entry["id"], entry["ready"], entry.get("sizes"), entry.get("clips")] for entry in there]
+    assert str(both.there.home) not in json.dumps(there)
+    pictures = [ask("models")[1] for ask in (both.locally, both.remotely)]
+    words = [text.partition("What house-video can draw")[2] for text in pictures]
+    assert words[0] == words[1] != ""
+    code, _, err = both.remotely("models", "add", "somewhere")
+    assert code == 2
+    assert "farm models add works where the ledger is" in err

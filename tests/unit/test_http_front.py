@@ -84,13 +84,13 @@ ROUTES = [
     ("PUT", "/v1/shows/{show}", ()),
     ("GET", "/v1/keys", ()),
     ("POST", "/v1/keys", ()),
-    ("POST", "/v1/keys/{key}/rotate", ()),
-    ("POST", "/v1/keys/{key}/revoke", ()),
+    ("POST", "/v1/keys/{api_key}/rotate", ()),
+    ("POST", "/v1/keys/{api_key}/revoke", ()),
     ("GET", "/v1/names/jobs", (Scope.READ,)),
     ("GET", "/v1/names/workers", (Scope.OPERATE,)),
     ("GET", "/v1/names/keys", ()),
 ]
-NOWHERE = dict.fromkeys(("job", "task", "worker", "show", "key"), "x")
+NOWHERE = dict.fromkeys(("job", "task", "worker", "show", "api_key"), "x")
 OF_OBJECTS = [
     (method, path) for method, path, _ in ROUTES if re.search(r"\{(video|image|film|take)\}", path) is not None
 ]

@@ -36,7 +36,7 @@ OWNED = {
     "event": "evt_",
     "job": "job_",
     "task": "task_",
-    "key": "key_",
+    "api_key": "key_",
 }
 """Ids in paths of what a tenant owns, and how they begin."""
 SCRIPT = script_of(CATALOG, "boat")
@@ -77,7 +77,7 @@ class World:
         self.ids |= {"film": film, "take": f"{film.replace('film_', 'take_')}.sh010.t1"}
         self.ids["job"] = self.ids["video"].replace("video_", "job_")
         self.ids["task"] = desk.ledger.tasks(self.ids["job"])[0]["id"]
-        self.ids["key"] = desk.ledger.create_key(KeySpec(tenant="studio", name="theirs", show="feature"))[0].id
+        self.ids["api_key"] = desk.ledger.create_key(KeySpec(tenant="studio", name="theirs", show="feature"))[0].id
         self.ledger_events = {job.id: job.seq for job in desk.ledger.jobs()}
 
     def _heard(self) -> dict[str, str]:
