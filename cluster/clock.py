@@ -50,3 +50,8 @@ class ManualClock:
 
 def to_datetime(us: int) -> datetime:
     return EPOCH + timedelta(microseconds=us)
+
+
+def from_iso(text: str) -> int:
+    """Microseconds, of an instant in ISO 8601 with its offset. Raises ValueError."""
+    return (datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

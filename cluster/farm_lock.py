@@ -58,6 +58,18 @@ def is_held(home: Path) -> bool:
         os.close(descriptor)
 
 
+def holder(home: Path) -> int | None:
+    """The pid of the farm that is at work on `home`, or was last; None if that is not known."""
+    try:
+        descriptor = os.open(home / NAME, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return _written(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _opened(home: Path) -> int:
     try:
         return os.open(home / NAME, os.O_RDWR | os.O_CREAT, 0o644)

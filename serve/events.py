@@ -11,23 +11,35 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import Query, Request
 from fastapi.sse import format_sse_event
-from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Send
 
-from cluster.errors import InvalidInput, RateLimited, Unavailable
+from cluster.errors import FarmError, InvalidInput, RateLimited
+from cluster.ledger.jobs import Job
 from cluster.ledger.outcomes import Outcome
 from cluster.logs import say
 from serve.feed import Feed, News
 from serve.service import service_of
+from serve.standing import STATUS
 
 log = logging.getLogger(__name__)
-Shape = Callable[[News], Awaitable[BaseModel]]
-"""The object of a surface as it is now."""
+
+
+class Told(Protocol):
+    """The object of a surface as it is now."""
+
+    @property
+    def status(self) -> str: ...
+
+    def model_dump_json(self, *, ensure_ascii: bool) -> str: ...
+
+
+Shape = Callable[[News], Awaitable[Told]]
+ENDS = frozenset(STATUS.values()) - {"queued", "in_progress"}
 After = Annotated[int, Query(ge=0, lt=2**63, description="Events up to this number are known: as `Last-Event-ID`")]
 LAST = "last-event-id"
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -44,21 +56,21 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 """For the document."""
 
 
-async def stream(request: Request, outcome: Outcome, after: int, shape: Shape) -> Response:
-    """The answer to GET .../events of a job that the caller may see. Raises InvalidInput, RateLimited."""
+async def stream(
+    request: Request, outcome: Outcome, after: int, shape: Shape, *, chapter: int | None = None
+) -> Response:
+    """The answer to GET .../events of a job that the caller may see. Raises InvalidInput, RateLimited.
+
+    `chapter` is which of the jobs of an object this is, where it has several one after the other: its ids are
+    CHAPTER.NUMBER then, and a client that knows an earlier chapter is told all of this one.
+    """
     job, feed = outcome.job, service_of(request).feed
-    field = LAST if LAST in request.headers else "after"
-    text = request.headers.get(LAST, str(after))
-    seen = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
-    if not 0 <= seen <= job.seq:
-        raise InvalidInput(
-            f"{text[:40]!r} is no event of this job, which has had {job.seq}", field=field, remedy="leave it out"
-        )
+    seen = _seen(request, after, job, chapter)
     if job.over and seen == job.seq:
         return Response(status_code=204)
     if feed.full:
         raise RateLimited("too many follow jobs here", remedy="ask for the job itself", retry_after_s=feed.pace.retry_s)
-    return EventStream(_frames(feed, job.id, seen, shape), feed.pace.slow_s)
+    return EventStream(_frames(feed, job.id, seen, shape, chapter), feed.pace.slow_s)
 
 
 class EventStream(StreamingResponse):
@@ -82,7 +94,24 @@ class EventStream(StreamingResponse):
                 say(log, "Somebody who follows a job reads nothing.", action="stream.slow", level=logging.WARNING)
 
 
-async def _frames(feed: Feed, job_id: str, seen: int, shape: Shape) -> AsyncGenerator[bytes]:
+def _seen(request: Request, after: int, job: Job, chapter: int | None) -> int:
+    """The number of the newest event that the client knows."""
+    header = request.headers.get(LAST)
+    text = str(after) if header is None else header
+    if header is not None and chapter is not None:
+        known, _, text = header.partition(".")
+        if known != str(chapter):
+            return 0
+    seen = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
+    if not 0 <= seen <= job.seq:
+        field = "after" if header is None else LAST
+        raise InvalidInput(
+            f"{text[:40]!r} is no event of this job, which has had {job.seq}", field=field, remedy="leave it out"
+        )
+    return seen
+
+
+async def _frames(feed: Feed, job_id: str, seen: int, shape: Shape, chapter: int | None) -> AsyncGenerator[bytes]:
     pace = feed.pace
     ends_s = asyncio.get_running_loop().time() + pace.most_s
     async with feed.following(job_id, seen) as listener:
@@ -96,15 +125,20 @@ async def _frames(feed: Feed, job_id: str, seen: int, shape: Shape) -> AsyncGene
             if news is None:
                 return
             try:
-                frame = await _frame(news, shape)
-            except Unavailable:
-                return  # it is told to whoever comes back
+                frame = await _frame(news, shape, chapter)
+            except FarmError:
+                return  # whoever comes back is told, or told why not
             yield frame
             if news.last:
                 return
 
 
-async def _frame(news: News, shape: Shape) -> bytes:
-    name = news.standing.status if news.last else "status" if news.events else "progress"
-    data = (await shape(news)).model_dump_json(ensure_ascii=True)  # no other sign ends a line than ours
-    return format_sse_event(data_str=data, event=name, id=str(news.seen) if news.events else None)
+async def _frame(news: News, shape: Shape, chapter: int | None) -> bytes:
+    told = await shape(news)
+    ended = news.last and told.status in ENDS  # the last job of an object may not be its end
+    name = told.status if ended else "status" if news.events else "progress"
+    return format_sse_event(
+        data_str=told.model_dump_json(ensure_ascii=True),  # no other sign ends a line than ours
+        event=name,
+        id=None if not news.events else str(news.seen) if chapter is None else f"{chapter}.{news.seen}",
+    )

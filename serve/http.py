@@ -19,7 +19,20 @@ from cluster.settings import Settings
 from cluster.store import Store
 from serve import envelope
 from serve.chats import ChatDesk
-from serve.farm import estimates, films, jobs, keys, names, shows, takes, tasks, usage, webhook_endpoints, workers
+from serve.farm import (
+    estimates,
+    films,
+    follow,
+    jobs,
+    keys,
+    names,
+    shows,
+    takes,
+    tasks,
+    usage,
+    webhook_endpoints,
+    workers,
+)
 from serve.gate import Gate
 from serve.openai import chat, images, models, videos
 from serve.openai.documents import refusals
@@ -30,7 +43,7 @@ ABOUT = (
     "Video and pictures by the shapes of OpenAI's clients; whatever is accepted is done, once. Every answer has an "
     "`x-request-id`. A request for work may be sent again with the same `Idempotency-Key`: it is the same job."
 )
-OPERATING = (jobs, tasks, workers, shows, keys, names)
+OPERATING = (jobs, follow, tasks, workers, shows, keys, names)
 """What operators ask and tell the farm."""
 
 

@@ -14,8 +14,6 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,9 +22,9 @@ from actors.catalog import Catalog
 from actors.contract import Quality
 from cluster import farm_lock
 from cluster import settings as settings_module
-from cluster.errors import FailureClass, FarmError, InvalidInput, JobFailed, StoreFull, Unavailable, UserMistake
+from cluster.errors import FarmError, InvalidInput, StoreFull, Unavailable
 from cluster.graph import TaskSpec
-from cluster.ledger import films, views
+from cluster.ledger import films
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
@@ -41,26 +39,12 @@ from pipelines.recipes import clip as clip_recipe
 from pipelines.recipes import film as film_recipe
 from pipelines.recipes import image as image_recipe
 from serve.crew import fleet_of
+from serve.finished import RESULTS, Finished, files_of, marks, why_not
 from serve.revision import RECIPE, Editor, film_named
-from serve.watch import Update, Watch
+from serve.watch import OnUpdate, Update, Watch
 
 log = logging.getLogger(__name__)
-OnUpdate = Callable[[Update], None]
 CODE_DIR = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """A job that succeeded, and its files in the caller's directory."""
-
-    job_id: str
-    out: Path
-    path: Path  # the file to open first
-    files: tuple[Path, ...]
-    title: str
-    cost_usd: Decimal
-    seconds: float
-    marks_s: Mapping[str, float]  # seconds from the call to: ray, engines, script, first_denoise, last_clip, film
 
 
 class Farm:
@@ -162,8 +146,8 @@ class Farm:
         )
         graph = film_recipe.plan(brief, self.catalog)
         return self._run(
-            "pipelines.recipes.film", film_recipe.VERSION, logline, brief.to_json(), graph, Path(out), "publish",
-            on_update, expected=lambda: film_recipe.expected(brief),
+            "pipelines.recipes.film", film_recipe.VERSION, logline, brief.to_json(), graph, Path(out), on_update,
+            expected=lambda: film_recipe.expected(brief),
         )  # fmt: skip
 
     def clip(
@@ -184,7 +168,7 @@ class Farm:
         )
         graph = clip_recipe.plan(brief, self.catalog)
         return self._run(
-            "pipelines.recipes.clip", clip_recipe.VERSION, prompt, brief.to_json(), graph, Path(out), "clip", on_update
+            "pipelines.recipes.clip", clip_recipe.VERSION, prompt, brief.to_json(), graph, Path(out), on_update
         )
 
     def image(
@@ -202,9 +186,8 @@ class Farm:
         brief = image_recipe.Brief(prompt=prompt, seed=seed, quality=_quality(quality), model=model, size=size)
         graph = image_recipe.plan(brief, self.catalog)
         return self._run(
-            "pipelines.recipes.image", image_recipe.VERSION, prompt, brief.to_json(), graph, Path(out), "image",
-            on_update,
-        )  # fmt: skip
+            "pipelines.recipes.image", image_recipe.VERSION, prompt, brief.to_json(), graph, Path(out), on_update
+        )
 
     def _run(
         self,
@@ -214,7 +197,6 @@ class Farm:
         spec: dict[str, Any],
         graph: list[TaskSpec],
         out: Path,
-        result_key: str,
         on_update: OnUpdate | None,
         expected: Callable[[], list[Ahead]] = list,
     ) -> Finished:
@@ -226,7 +208,7 @@ class Farm:
         )  # fmt: skip
         film_id = self.ledger.submit_film(job, graph)[0] if recipe == RECIPE else None
         job_id = self.ledger.submit(job, graph)[0] if film_id is None else self._newest(film_id)
-        return self._see_through(film_id, job_id, title, out, result_key, on_update, expected, began_s, began_us)
+        return self._see_through(film_id, job_id, title, out, on_update, expected, began_s, began_us)
 
     def _go_on(self, text: str, out: Path, on_update: OnUpdate | None) -> Finished:
         began_s, began_us = time.monotonic(), self.ledger.clock.now_us()
@@ -240,7 +222,6 @@ class Farm:
             job.id,
             job.title,
             out,
-            "publish",
             on_update,
             lambda: film_recipe.expected(brief),
             began_s,
@@ -256,7 +237,6 @@ class Farm:
         job_id: str,
         title: str,
         out: Path,
-        result_key: str,
         on_update: OnUpdate | None,
         expected: Callable[[], list[Ahead]],
         began_s: float,
@@ -274,23 +254,22 @@ class Farm:
             raise
         if last.state is not JobState.SUCCEEDED:
             raise self._why(last)
-        files = self._deliver(job_id, result_key, out)
+        files = self._deliver(last, out)
         finished_s = time.monotonic()
-        names = {"publish": "film.mp4", "clip": "clip.mp4", "image": "still.png"}
-        marks = self._marks(job_id, began_us)
+        marks_s = marks(self.ledger, job_id, began_us)
         if began_s - self._began_s < self._ray_s + 1.0:  # the first job of this farm also waited for Ray
-            marks = {"ray": self._ray_s, **{k: v + began_s - self._began_s for k, v in marks.items()}}
+            marks_s = {"ray": self._ray_s, **{k: v + began_s - self._began_s for k, v in marks_s.items()}}
             began_s = self._began_s
         seconds = finished_s - began_s
         return Finished(
             job_id=job_id,
             out=out,
-            path=out / names[result_key],
+            path=out / RESULTS[last.job.recipe][1],
             files=files,
-            title=next((t for t in self._titles(job_id)), title),
+            title=last.title or title,
             cost_usd=usd(self.ledger.spent(job_id=job_id).nano),
             seconds=seconds,
-            marks_s={k: round(v, 2) for k, v in {**marks, "delivered": seconds}.items()},
+            marks_s={k: round(v, 2) for k, v in {**marks_s, "delivered": seconds}.items()},
         )
 
     def _watch(self, job_id: str, on_update: OnUpdate | None, expected: Callable[[], list[Ahead]]) -> Update:
@@ -316,16 +295,10 @@ class Farm:
         return last
 
     def _why(self, last: Update) -> FarmError:
-        """What ended the job without its result: the user's mistake, if its dead task says so."""
-        broken = next((t for t in last.tasks if t.state in (State.DEAD, State.NOT_COMPATIBLE)), None)
-        if broken is None:
-            return JobFailed(f"the job ended {last.state}")
-        failures = {a["failure"] for a in self.ledger.attempts(last.job.id) if a["task_id"] == broken.id}
-        if FailureClass.INPUT in failures:
-            return UserMistake(f"{broken.key}: {broken.reason}")
-        again = "run the same command again: what is done is kept and not rendered twice"
-        remedy = None if FailureClass.BUG in failures else again
-        return JobFailed(f"task {broken.key} failed: {broken.reason}", remedy=remedy)
+        failures: dict[str, set[str | None]] = {}
+        for attempt in self.ledger.attempts(last.job.id):
+            failures.setdefault(attempt["task_id"], set()).add(attempt["failure"])
+        return why_not(last, failures)
 
     def _want_workers(self, job_id: str) -> None:
         """Spawns the fleets that the open tasks need, and, while a script is written, the one that will draw it."""
@@ -340,44 +313,13 @@ class Farm:
             if not self.fleets.have(role, model):
                 self.fleets.want(fleet_of(role, model, gpus=self.gpus, settings=self.settings))
 
-    def _deliver(self, job_id: str, result_key: str, out: Path) -> tuple[Path, ...]:
-        task = next(t for t in self.ledger.tasks(job_id) if t["key"] == result_key)
-        files = [*(task["result"] or {}).get("files", []), *(task["files"] or [])]
+    def _deliver(self, last: Update, out: Path) -> tuple[Path, ...]:
         with tempfile.TemporaryDirectory(prefix="reelfarm-") as scratch:
             local: dict[str, Path | bytes] = {}
-            for file in files:
+            for file in files_of(last.job.recipe, self.ledger.tasks(last.job.id)):
                 local[file["name"]] = path = Path(scratch) / file["name"]
                 self.store.fetch(file["key"], path)
             return deliver(local, out)
-
-    def _titles(self, job_id: str) -> list[str]:
-        return [t["result"]["title"] for t in self.ledger.tasks(job_id) if (t["result"] or {}).get("title")]
-
-    def _marks(self, job_id: str, since_us: int) -> dict[str, float]:
-        """Seconds from the submit to the marks that people ask about, read from the ledger."""
-        tasks = self.ledger.tasks(job_id)
-        attempts = [a for a in self.ledger.attempts(job_id) if a["state"] == "succeeded"]
-        step_of = {t["id"]: t["step"] for t in tasks}
-        denoise = [a["facts"].get("began_us", {}).get("denoise") for a in attempts if step_of[a["task_id"]] == "render"]
-        up_us = self._engines_up(
-            {a["worker_id"]: step_of[a["task_id"]] for a in attempts if step_of[a["task_id"]] in ("script", "render")}
-        )
-        at = {
-            "engines": max(up_us, default=0),
-            "script": max((a["ended_us"] for a in attempts if step_of[a["task_id"]] == "script"), default=0),
-            "first_denoise": min((d for d in denoise if d), default=0),
-            "last_clip": max((a["ended_us"] for a in attempts if step_of[a["task_id"]] == "render"), default=0),
-            "film": max((a["ended_us"] for a in attempts), default=0),
-        }
-        return {name: max(0, us - since_us) / 1e6 for name, us in at.items() if us}
-
-    def _engines_up(self, worker_steps: Mapping[str, str]) -> list[int]:
-        """When the first worker of each of these steps had joined."""
-        joined = self.ledger.view(lambda c: views.up_since(c, worker_steps))
-        return [
-            min((us for worker, us in joined.items() if worker_steps[worker] == step), default=0)
-            for step in set(worker_steps.values())
-        ]
 
 
 def waiting_line(pid: int | None) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,10 +60,13 @@ class Remote:
     def get(self, path: str, **query: Any) -> Any:
         """The answer, as JSON. Members of the query that are None are left out."""
         params = {name: value for name, value in query.items() if value is not None}
+        return self._patiently(lambda: self._once("GET", path, params=params))
+
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
         wait_s = FIRST_WAIT_S
         for tries_left in reversed(range(TRIES)):
             try:
-                return self._once("GET", path, params=params)
+                return ask()
             except (Unavailable, RateLimited) as error:
                 asked_s = error.retry_after_s or 0.0
                 if not tries_left or asked_s > LONGEST_WAIT_S:
@@ -76,6 +80,26 @@ class Remote:
 
     def put(self, path: str, body: Ask) -> Any:
         return self._once("PUT", path, json=dict(body))
+
+    def submit(self, path: str, body: Ask, *, name: str, wanted: str | None = None) -> Any:
+        """Asks for work. It may be sent more than once: by its `name` it is one job. `wanted` is a Prefer."""
+        headers = {"Idempotency-Key": name, **({"Prefer": wanted} if wanted else {})}
+        return self._patiently(lambda: self._once("POST", path, json=dict(body), headers=headers))
+
+    @contextmanager
+    def opened(self, path: str, *, wait_s: float, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
+        """An answer that is read as it comes; between two pieces of it no more than `wait_s` pass."""
+        timeout = httpx.Timeout(wait_s, connect=TIMEOUT.connect)
+        try:
+            with self._client.stream("GET", path, headers=dict(headers or {}), timeout=timeout) as response:
+                if not response.is_success:
+                    response.read()
+                    raise self._error(response)
+                yield response
+        except httpx.TimeoutException as error:
+            raise self._away("it took too long") from error
+        except httpx.TransportError as error:
+            raise self._away(str(error) or type(error).__name__) from error
 
     def _once(self, method: str, path: str, **more: Any) -> Any:
         try:

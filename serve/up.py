@@ -56,7 +56,8 @@ def here(settings: Settings) -> Up | None:
     """The farm that stands on this FARM_HOME, ready or not; None if there is none."""
     if not farm_lock.is_held(settings.home):
         return None
-    return _read(settings.home)
+    found = _read(settings.home)
+    return found if found is not None and found.pid == farm_lock.holder(settings.home) else None
 
 
 def ends(home: Path) -> bool:

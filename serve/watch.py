@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -56,9 +56,13 @@ class Update:
     cost_usd: Decimal
     eta_s: float | None  # None while nothing is known
     title: str | None = None  # of the film, once its script is there
+    queue_position: int | None = None  # jobs that are likely to begin first, where there is a queue
 
     def task(self, task_id: str | None) -> TaskView | None:
         return next((t for t in self.tasks if t.id == task_id), None)
+
+
+OnUpdate = Callable[[Update], None]
 
 
 class Watch:
@@ -96,7 +100,7 @@ class Watch:
         except Unavailable:
             running = []  # the dispatcher is coming back
         moving = {p["task_id"]: p for p in running}
-        views = tuple(_view(row, moving.get(row["id"])) for row in rows)
+        views = tuple(view_of(row, moving.get(row["id"])) for row in rows)
         ahead = [
             Ahead(step=view.step, role=view.role, predicted_s=row["weight"], fraction=view.fraction)
             for view, row in zip(views, rows, strict=True)
@@ -112,7 +116,7 @@ class Watch:
             tasks=views,
             cost_usd=self._cost(),
             eta_s=eta_s,
-            title=_title(job, rows),
+            title=title_of(job, rows),
         )
 
     def _cost(self) -> Decimal:
@@ -148,14 +152,14 @@ def as_json(update: Update) -> list[dict[str, Any]]:
     return lines
 
 
-def _title(job: Job, rows: Sequence[Any]) -> str | None:
+def title_of(job: Job, rows: Sequence[Any]) -> str | None:
     """From a script that came with the brief, or from the one that was written."""
     given = job.spec.get("script")
     written = (row["result"] for row in rows if row["step"] == "script")
     return next((str(d["title"]) for d in (given, *written) if isinstance(d, dict) and d.get("title")), None)
 
 
-def _view(row: Any, moving: Json | None) -> TaskView:
+def view_of(row: Mapping[Any, Any], moving: Json | None) -> TaskView:
     spec = row["params"].get("spec")
     return TaskView(
         id=row["id"],

@@ -43,17 +43,17 @@ class Told:
     """One event of a stream, its data read."""
 
     name: str
-    id: int | None
+    id: Any  # a number; None: it has none; text where there are chapters
     data: dict[str, Any]
 
 
 @contextmanager
-def stream(url: str, secret: str, *, seen: int | None = None, **params: Any) -> Iterator[Iterator[Told]]:
+def stream(url: str, secret: str, *, seen: int | str | None = None, **params: Any) -> Iterator[Iterator[Told]]:
     """What a stream tells, until the block ends: then the client goes away."""
     headers = {"Authorization": f"Bearer {secret}", **({} if seen is None else {"Last-Event-ID": str(seen)})}
     with httpx.stream("GET", url, headers=headers, params=params, timeout=30) as response:
         assert response.status_code == 200, response.read()
         yield (
-            Told(name=one.event, id=None if one.id is None else int(one.id), data=json.loads(one.data))
+            Told(name=one.event, id=int(one.id) if one.id and one.id.isdigit() else one.id, data=json.loads(one.data))
             for one in frames(response.iter_lines())
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.states import DONE, State
-from serve.cli.wording import LOADING, clean, name_of, seconds
+from serve.cli.wording import LOADING, clean, name_of, plural, seconds
 
 if TYPE_CHECKING:
     from serve.watch import TaskView, Update
@@ -20,6 +20,7 @@ class Board:
     facts: str  # and how: "4 shots of 2 s, standard, seed 7"
     began_us: int
     update: Update | None = None
+    asks: str | None = None  # where the farm is, if the command has none of its own
     waits: str | None = None  # for another farm, as a person is told
     stopping: bool = False
     over: bool = False  # nothing moves any more
@@ -43,6 +44,10 @@ class Board:
         self.update = update
 
     @property
+    def opening(self) -> str:
+        return f"the farm at {self.asks} is asked" if self.asks else "the farm is starting"
+
+    @property
     def title(self) -> str | None:
         return clean(self.update.title) if self.update and self.update.title else None
 
@@ -61,7 +66,7 @@ class Board:
         if self.waits:
             return self.waits
         if self.update is None:
-            return f"the farm is starting, {seconds((now_us - self.began_us) / 1e6)}"
+            return f"{self.opening}, {seconds((now_us - self.began_us) / 1e6)}"
         tasks = self.update.tasks
         if self.update.job.over:
             return None
@@ -80,7 +85,9 @@ class Board:
         if first is None:
             return None
         waited = seconds((now_us - first.since_us) / 1e6)
-        if first.role in self.roles_seen:
+        if self.update.queue_position:
+            return f"{name_of(first)} waits, {plural(self.update.queue_position, 'job')} before it, {waited}"
+        if self.asks or first.role in self.roles_seen:
             return f"{name_of(first)} waits for a worker, {waited}"
         return f"{LOADING.get(first.role, f'the {first.role} worker is loading')}, {waited}"
 

@@ -17,7 +17,10 @@ from serve.cli.wording import plural, utf8
 
 if TYPE_CHECKING:
     from actors.catalog import Catalog
-    from serve.local import Farm, Finished, OnUpdate
+    from serve.distant import RemoteFarm
+    from serve.finished import Finished
+    from serve.local import Farm
+    from serve.watch import OnUpdate
 
 MAX_SCRIPT_BYTES = 1 << 20
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
@@ -166,7 +169,7 @@ def render(
         if not film:
             recipe.plan(brief(), catalog)
 
-    def run(farm: Farm, on_update: OnUpdate) -> Finished:
+    def run(farm: Farm | RemoteFarm, on_update: OnUpdate) -> Finished:
         return farm.render(
             text, shots=shots, seconds=seconds, seed=seed, quality=quality.value, model=model, writer=writer,
             script=document, takes=takes, review=review, film=utf8(film, "film"), out=out, on_update=on_update,
@@ -202,7 +205,7 @@ def clip(
         brief = recipe.Brief(prompt=text, seconds=seconds, seed=seed, quality=quality, model=model, size=sides)
         recipe.plan(brief, catalog)
 
-    def run(farm: Farm, on_update: OnUpdate) -> Finished:
+    def run(farm: Farm | RemoteFarm, on_update: OnUpdate) -> Finished:
         return farm.clip(
             text, seconds=seconds, seed=seed, quality=quality.value, model=model, size=sides, out=out,
             on_update=on_update,
@@ -231,7 +234,7 @@ def image(
 
         recipe.plan(recipe.Brief(prompt=text, seed=seed, quality=quality, model=model, size=sides), catalog)
 
-    def run(farm: Farm, on_update: OnUpdate) -> Finished:
+    def run(farm: Farm | RemoteFarm, on_update: OnUpdate) -> Finished:
         return farm.image(text, seed=seed, quality=quality.value, model=model, size=sides, out=out, on_update=on_update)
 
     facts = f"a still, {quality.value}, seed {seed}, {model}"

@@ -10,7 +10,7 @@ from cluster.errors import FarmError
 from cluster.ledger.events import Event
 from serve.cli import wording
 from serve.cli.board import Board
-from serve.local import Finished
+from serve.finished import Finished
 from serve.watch import Update, as_json
 
 SENTENCES = {
@@ -41,13 +41,13 @@ class LineShow:
         self._out, self._board, self._clock = out, board, clock
 
     def start(self) -> None:
-        self._say("the farm is starting", self._board.began_us)
+        self._say(self._board.opening, self._board.began_us)
 
     def waits(self, line: str, pid: int | None) -> None:
         self._say(line, self._clock.now_us())
 
     def goes_on(self) -> None:
-        self._say("the farm is starting", self._clock.now_us())
+        self._say(self._board.opening, self._clock.now_us())
 
     def close(self) -> None:
         """Nothing moves here."""
@@ -76,7 +76,8 @@ class JsonShow:
         self._out, self._board, self._clock = out, board, clock
 
     def start(self) -> None:
-        self._write({"event": "farm.starting"})
+        farm = {"event": "farm.asked", "farm": self._board.asks} if self._board.asks else {"event": "farm.starting"}
+        self._write(farm)
 
     def waits(self, line: str, pid: int | None) -> None:
         self._write({"event": "farm.waiting", "pid": pid, "message": line})

@@ -1,22 +1,28 @@
-"""One rendering command from the checks to the last line: a private farm, a display, a result."""
+"""One rendering command from the checks to the last line: a farm of its own or another one, a display, a result."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cluster.clock import SystemClock
+from cluster.errors import InvalidInput, Unavailable
 from serve.cli.board import Board
 from serve.cli.ending import Ending
 from serve.cli.terminal import Terminal, take_over
 
 if TYPE_CHECKING:  # imported late: help and mistakes answer at once
     from actors.catalog import Catalog
-    from serve.local import Farm, Finished
+    from cluster.settings import Settings
+    from serve.distant import RemoteFarm
+    from serve.finished import Finished
+    from serve.local import Farm
+    from serve.up import Up
     from serve.watch import Update
 
 
@@ -30,7 +36,7 @@ class Work:
     gpus: int | None
     as_json: bool
     check: Callable[[Catalog], object]
-    run: Callable[[Farm, Callable[[Update], None]], Finished]
+    run: Callable[[Farm | RemoteFarm, Callable[[Update], None]], Finished]
 
 
 class Show(Protocol):
@@ -68,20 +74,15 @@ class Session:
 
     def perform(self) -> None:
         """Raises UserMistake before anything is started, else what the farm raises."""
-        self._check()
-        from serve.local import Farm, waiting_line
-
-        farm = Farm(gpus=self._work.gpus)
+        settings = self._check()
         self._ending.adopt()
-        self.terminal = terminal = take_over(farm.settings.home / "logs")
+        self.terminal = terminal = take_over(settings.home / "logs")
         show = _show(terminal, self._board, self._clock, self._work.as_json)
-        farm.on_wait = lambda pid: show.waits(waiting_line(pid), pid)
-        farm.on_go = show.goes_on
         self._ending.on_stop = lambda: setattr(self._board, "stopping", True)
         self._ending.at_once = lambda: _last_words(terminal)
         try:
             show.start()
-            self._run(farm, show)
+            self._run(self._farm(settings, show), show)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 show.failed(error)
@@ -89,7 +90,27 @@ class Session:
         finally:
             show.close()
 
-    def _run(self, farm: Farm, show: Show) -> None:
+    def _farm(self, settings: Settings, show: Show) -> Farm | RemoteFarm:
+        """The farm at FARM_URL, else the one that stands on this FARM_HOME, else one of our own."""
+        if self._board.asks is not None:
+            from serve.distant import RemoteFarm
+            from serve.remote import Remote
+
+            if settings.url:
+                return RemoteFarm(Remote.of(settings))
+            found = _standing(settings, show)
+            if found is not None:
+                return RemoteFarm(Remote(found.url, found.key))
+            self._board.asks = None
+            show.goes_on()
+        from serve.local import Farm, waiting_line
+
+        farm = Farm(gpus=self._work.gpus)
+        farm.on_wait = lambda pid: show.waits(waiting_line(pid), pid)
+        farm.on_go = show.goes_on
+        return farm
+
+    def _run(self, farm: Farm | RemoteFarm, show: Show) -> None:
         try:
             with farm:
                 self._ending.watch()  # Ray has put its own handler over ours
@@ -100,14 +121,43 @@ class Session:
             self._ending.signum = self._ending.signum or signal.SIGTERM
             raise KeyboardInterrupt from error
 
-    def _check(self) -> None:
-        from actors.catalog import Catalog
+    def _check(self) -> Settings:
+        """Of a farm that is elsewhere only that farm knows what it can draw."""
         from cluster import settings as settings_module
         from pipelines.delivery import check_out_dir
+        from serve import up
 
         settings = settings_module.load()
-        self._work.check(Catalog.load(settings.home / "models.d"))
+        standing = None if settings.url else up.here(settings)
+        if settings.url or standing is not None:
+            self._board.asks = settings.url or f"{settings.home} (pid {standing.pid if standing else 0})"
+        if self._board.asks and self._work.gpus is not None:
+            raise InvalidInput(
+                f"the farm at {self._board.asks} has its own accelerators", field="--gpus", remedy="leave it out"
+            )
+        if not settings.url:
+            from actors.catalog import Catalog
+
+            self._work.check(Catalog.load(settings.home / "models.d"))
+        else:
+            settings.secret()
         check_out_dir(self._work.out)
+        return settings
+
+
+def _standing(settings: Settings, show: Show) -> Up | None:
+    """The farm that stands here, once it is ready; None if it ends. Raises Unavailable if it cannot get up."""
+    from serve import up
+
+    told = ""
+    while (found := up.here(settings)) is not None and not found.ready and found.phase != "ending":
+        if found.failed:
+            raise Unavailable(found.failed, remedy=f"its log is {settings.home / 'logs' / 'farm.log'}")
+        if found.phase != told:
+            told = found.phase
+            show.waits(f"the farm here gets up: {told}", found.pid)
+        time.sleep(up.LOOK_S)
+    return found if found is not None and found.ready else None
 
 
 def _show(terminal: Terminal, board: Board, clock: SystemClock, as_json: bool) -> Show:

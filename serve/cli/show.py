@@ -17,7 +17,7 @@ from cluster.states import DONE, ENDED, State
 from serve.cli import wording
 from serve.cli.board import Board
 from serve.cli.summary import summary
-from serve.local import Finished
+from serve.finished import Finished
 from serve.watch import TaskView, Update
 
 REFRESH_HZ = 8

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from serve.cli import wording
 from serve.cli.board import Board
-from serve.local import Finished
+from serve.finished import Finished
 
 MARKS = {
     "ray": "Ray is up",

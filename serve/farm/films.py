@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -26,8 +27,10 @@ from pipelines.script import Script
 from serve import bodies, submission
 from serve.auth import Caller, Generator, Reader, Stopper
 from serve.download import download
+from serve.events import EVENTS, After, stream
 from serve.farm import schemas, showing
 from serve.farm.schemas import Film, FilmDeleted, FilmPage
+from serve.feed import News
 from serve.gate import HEADERS
 from serve.openai.documents import body_of, bytes_of, refusals
 from serve.openai.models import ready_model
@@ -126,6 +129,27 @@ async def cancel(request: Request, caller: Stopper, film_id: str, after: Backgro
         after.add_task(service.poke)
         film = await found(service, caller, film_id)
     return await _answered(request, film)
+
+
+@router.get(
+    "/{film_id}/events",
+    operation_id="follow_film",
+    response_class=Response,
+    responses=EVENTS | refusals(401, 403, 404, 422, 429, 503),
+)
+async def events(request: Request, caller: Reader, film_id: str, after: After = 0) -> Response:
+    """Tells what happens to a film until it is over. Ids are REVISION.NUMBER: where another revision takes the place of
+    this one the stream ends, and goes on with that one for who comes back."""
+    service = service_of(request)
+    film = await found(service, caller, film_id)
+
+    async def shape(news: News) -> Film:
+        nonlocal film
+        film = await found(service, caller, film_id) if news.events else replace(film, now=news.outcome)
+        [(shown, _)] = await showing.shown(service, [film], {news.outcome.job.id: news.moving})
+        return shown
+
+    return await stream(request, film.now, after, shape, chapter=len(film.revisions))
 
 
 @router.api_route(

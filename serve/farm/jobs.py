@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 
 from cluster.states import JobState, State
+from serve import prefer
 from serve.auth import Operator, Reader
 from serve.books import EVENTS
 from serve.farm.access import asked, books, line, whole
@@ -40,9 +41,13 @@ async def listed(
     "/{job_id}", operation_id="retrieve_job", response_model=JobCard, responses=refusals(401, 403, 404, 429, 503)
 )
 async def retrieve(request: Request, caller: Reader, job_id: str) -> JobCard:
-    """All about one job: its state, its cost by kind, the tasks that run, its files."""
+    """All about one job: its state, its cost by kind, the tasks that run, its files. With `Prefer: wait=30` the answer
+    waits so many seconds for its end."""
     desk = books(request, caller)
-    return await off_the_loop(lambda: desk.job(whole(job_id, "job")))
+    card = await off_the_loop(lambda: desk.job(whole(job_id, "job")))
+    if await prefer.waited(request, card.job, seen=card.events, over=card.ended is not None):
+        card = await off_the_loop(lambda: desk.job(card.job))
+    return card
 
 
 @router.get(

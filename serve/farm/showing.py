@@ -44,9 +44,12 @@ def clip_of(task: Task, variant: str) -> Json | None:
     return next((dict(file) for file in files or () if file["name"] == CLIPS[variant]), None)
 
 
-async def shown(service: Service, found: Sequence[FilmRow]) -> list[tuple[Film, Standing]]:
-    """Films with how they stand."""
-    moving = await service.moving([film.now.job.id for film in found if film.now.job.counts.get(State.RUNNING)])
+async def shown(
+    service: Service, found: Sequence[FilmRow], moving: Mapping[str, Sequence[Json]] | None = None
+) -> list[tuple[Film, Standing]]:
+    """Films with how they stand. `moving` is what the dispatcher says, by job, if that is known already."""
+    if moving is None:
+        moving = await service.moving([film.now.job.id for film in found if film.now.job.counts.get(State.RUNNING)])
     waits = any(not film.now.job.over for film in found)
     queue = await off_the_loop(service.queue_now) if waits else None
     now_us = service.ledger.clock.now_us()

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from actors.contract import Quality
 from cluster.errors import (
@@ -35,13 +35,14 @@ from cluster.ledger.outcomes import Outcome
 from cluster.rates import usd
 from cluster.states import JobState
 from pipelines.recipes import image
-from serve import bodies, submission
+from serve import bodies, clerk, prefer, submission
 from serve.auth import Caller, Generator, Reader
 from serve.download import download
 from serve.openai import schemas
 from serve.openai.documents import body_of, bytes_of, refusals
 from serve.openai.models import ready_model
 from serve.openai.schemas import Image, Images, named, path_id
+from serve.rows import JobRow
 from serve.service import Service, off_the_loop, service_of
 
 RECIPE = "pipelines.recipes.image"
@@ -50,6 +51,10 @@ LOOK_S = 0.25
 QUALITIES = {"low": "draft", "medium": "standard", "auto": "standard", "high": "final", "hd": "final"}
 """OpenAI's words for ours; ours are understood too."""
 
+TAKEN_ON: dict[int | str, dict[str, Any]] = {
+    202: {"model": JobRow, "description": "Taken on, as `Prefer: respond-async` asked: the job"}
+}
+
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
 
@@ -57,11 +62,11 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
     "/generations",
     operation_id="create_images",
     response_model=Images,
-    responses=refusals(400, 401, 403, 408, 409, 410, 413, 422, 429, 503),
+    responses=TAKEN_ON | refusals(400, 401, 403, 408, 409, 410, 413, 422, 429, 503),
     openapi_extra=body_of(schemas.ImageRequest, forms=False),
 )
-async def generate(request: Request, caller: Generator, after: BackgroundTasks) -> Images:
-    """Draws stills and answers with them."""
+async def generate(request: Request, caller: Generator, after: BackgroundTasks) -> Images | Response:
+    """Draws stills and answers with them or, to `Prefer: respond-async`, at once with the job that draws them."""
     service = service_of(request)
     ends_s = time.monotonic() + service.settings.image_wait_s
     asked = schemas.checked(schemas.ImageRequest, await bodies.fields(request, wait_s=service.settings.http_read_s))
@@ -70,6 +75,10 @@ async def generate(request: Request, caller: Generator, after: BackgroundTasks) 
     outcome, created = await submission.submit(service, caller, question, job, graph)
     if created:
         await off_the_loop(service.poke)
+    if prefer.answer_at_once(request):
+        return JSONResponse(
+            clerk.job_row(outcome.job, outcome.spend.nano).plain(), 202, prefer.applied("respond-async")
+        )
     outcome = await _until_over(service, caller, outcome, ends_s)
     if outcome.job.state is not JobState.SUCCEEDED:
         raise _why(outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from fractions import Fraction
@@ -11,7 +12,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Request
 from starlette.responses import Response
 
 from actors.contract import Quality
-from cluster.errors import InvalidSpec, NotFound, NotReady
+from cluster.errors import InvalidSpec, NotFound, NotReady, Unavailable
 from cluster.graph import TaskSpec
 from cluster.ledger import outcomes
 from cluster.ledger.jobs import JobSpec
@@ -19,7 +20,7 @@ from cluster.ledger.outcomes import Outcome
 from cluster.rates import usd
 from cluster.states import State
 from pipelines.recipes import clip
-from serve import bodies, submission
+from serve import bodies, prefer, submission
 from serve.auth import Caller, Generator, Reader, Stopper
 from serve.download import download
 from serve.events import EVENTS, After, stream
@@ -49,7 +50,8 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
     openapi_extra=body_of(schemas.VideoRequest),
 )
 async def create(request: Request, caller: Generator, after: BackgroundTasks) -> Video:
-    """Takes a video on and answers at once. The job is durable before the answer."""
+    """Takes a video on and answers at once, or when it is done if that is within the n seconds of `Prefer: wait=n`.
+    The job is durable before the answer."""
     service = service_of(request)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
     asked = request_of(fields)
@@ -85,8 +87,14 @@ async def listed(
     "/{video_id}", operation_id="retrieve_video", response_model=Video, responses=refusals(401, 403, 404, 429, 503)
 )
 async def retrieve(request: Request, caller: Reader, video_id: str) -> Video:
-    """How a video stands. While it is not over, `openai-poll-after-ms` says when to ask again."""
-    return await _answered(request, await _found(service_of(request), caller, video_id))
+    """How a video stands. While it is not over, `openai-poll-after-ms` says when to ask again; with `Prefer: wait=30`
+    the answer waits so many seconds for its end."""
+    service = service_of(request)
+    outcome = await _found(service, caller, video_id)
+    job = outcome.job
+    if await prefer.waited(request, job.id, seen=job.seq, over=job.over):
+        outcome = await _found(service, caller, video_id)
+    return await _answered(request, outcome)
 
 
 @router.delete(
@@ -201,6 +209,10 @@ async def _submitted(
     outcome, created = await submission.submit(service, caller, question, job, graph)
     if created:
         after.add_task(service.poke)
+    taken = outcome.job
+    if await prefer.waited(request, taken.id, seen=taken.seq, over=taken.over):
+        with contextlib.suppress(Unavailable):  # it is taken on: that is no error any more
+            outcome = await _found(service, caller, named(outcome.job.id, "video"))
     return await _answered(request, outcome)
 
 

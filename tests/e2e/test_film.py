@@ -18,7 +18,8 @@ import webvtt
 from PIL import Image
 
 from actors.catalog import Catalog
-from serve.local import Farm, Finished
+from serve.finished import Finished
+from serve.local import Farm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from serve.cli.board import Board
 from serve.cli.lines import JsonShow, LineShow
 from serve.cli.show import FINE, PLAIN, LiveShow, Picture, fitting, glyphs_for
 from serve.cli.summary import summary
-from serve.local import Finished
+from serve.finished import Finished
 from serve.watch import TaskView, Update
 
 T0 = 1_790_000_000_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -13,11 +14,15 @@ import httpx
 import pytest
 from starlette.types import Message
 
+from cluster.ledger import following
+from cluster.ledger.jobs import JobSpec
 from cluster.states import State
 from serve.feed import Pace
-from tests.front_desk import BOAT, FrontDesk, Working, front_desk
+from tests.front_desk import BOAT, CATALOG, FrontDesk, Working, front_desk
+from tests.ledger_desk import task
 from tests.listening import served, stream
 from tests.picture_engine import PictureEngine
+from tests.scripts import script_of
 
 QUICK = Pace(look_s=0.01, progress_s=0.01, heartbeat_s=0.05, slow_s=0.2, retry_s=0.1)
 
@@ -112,6 +117,90 @@ def test_whoever_comes_back_is_told_what_came_later_and_nothing_twice(desk: Fron
     assert ended[-1].id == desk.ledger.job(job_id).seq
     assert seen == sorted(set(seen))
     assert ended[0].id > seen[-1]
+
+
+def test_the_log_of_a_job_is_told_without_a_gap_and_nothing_twice(desk: FrontDesk):
+    """In pieces: it is longer than what one look reads."""
+    film = JobSpec(recipe="pipelines.recipes.film", title="A film", spec={}, tenant="studio")
+    job_id, _ = desk.ledger.submit(film, [task(f"sh{n:03}") for n in range(following.PAGE + 30)])
+    with served(desk.app) as url:
+        events = f"{url}/v1/jobs/{job_id}/events"
+        with stream(events, desk.secret) as told:
+            first = next(told)
+        mark = first.data["happened"][-1]["seq"]
+        assert first.id == mark == following.PAGE
+        with stream(events, desk.secret, seen=mark) as told:
+            rest = [next(told)]
+            desk.ledger.cancel_job(job_id)
+            rest += told
+    assert rest[-1].name == "cancelled"
+    assert [one.name for one in rest[:-1] if one.id is not None] == ["status"] * (len(rest) - 1)
+    happened = [event for one in [first, *rest] for event in one.data["happened"]]
+    assert [event["seq"] for event in happened] == list(range(1, desk.ledger.job(job_id).seq + 1))
+    canceled = {one["task"] for one in rest[-1].data["changed"] if one["state"] == "canceled"}
+    assert {event["task"] for event in rest[-1].data["happened"] if event.get("state") == "canceled"} <= canceled
+    assert rest[-1].data["state"] == "canceled"
+    assert rest[-1].data["counts"] == {"canceled": following.PAGE + 30}
+
+
+def test_a_film_is_told_of_on_through_its_revisions(desk: FrontDesk):
+    film = desk.ask("POST", "/v1/films", json={"script": script_of(CATALOG, "boat", "star")}).json()
+    script = script_of(CATALOG, "fish", "star")
+    with served(desk.app) as url:
+        events = f"{url}/v1/films/{film['id']}/events"
+        with stream(events, desk.secret) as told:
+            first = next(told)
+            changed = desk.ask("PUT", f"/v1/films/{film['id']}/script", json=script)
+            assert changed.status_code == 200, changed.text
+            rest = list(told)
+        marks = [one.id for one in [first, *rest] if one.id is not None]
+        assert all(mark.startswith("1.") for mark in marks)
+        assert {one.name for one in [first, *rest]} <= {"status", "progress"}
+        with stream(events, desk.secret, seen=marks[-1]) as told:
+            again = next(told)
+            assert (again.name, again.id.partition(".")[0]) == ("status", "2")
+            assert len(again.data["revisions"]) == 2
+            desk.ask("POST", f"/v1/films/{film['id']}/cancel")
+            last = list(told)[-1]
+    assert (last.name, last.data["status"]) == ("cancelled", "cancelled")
+    assert desk.ask("GET", f"/v1/films/{film['id']}/events", headers={"Last-Event-ID": last.id}).status_code == 204
+
+
+def test_files_of_a_job_are_there_once_it_is_done(working: Working):
+    desk = working.desk
+    working.engine.at_half = threading.Event()
+    try:
+        path = f"/v1/jobs/{job_of(desk.create('a yellow star rises over the sea'))}"
+        early = desk.ask("GET", f"{path}/files/clip.mp4")
+        assert (early.status_code, early.headers["x-should-retry"]) == (409, "false")
+    finally:
+        working.engine.at_half.set()
+        working.engine.at_half = None
+    done = desk.ask("GET", path, headers={"Prefer": 'respond-async, wait="20"'})
+    assert (done.json()["state"], done.headers["preference-applied"]) == ("succeeded", "wait=20")
+    clip = desk.ask("GET", f"{path}/files/clip.mp4")
+    assert clip.headers["etag"] == f'"{hashlib.sha256(clip.content).hexdigest()}"'
+    assert desk.ask("HEAD", f"{path}/files/poster.png").status_code == 200
+    assert desk.ask("GET", f"{path}/files/film.mp4").status_code == 404
+    assert desk.ask("GET", f"{path}/files/..%2fclip.mp4").status_code == 404
+
+
+def test_an_answer_waits_for_the_end_if_that_is_preferred(working: Working, desk: FrontDesk):
+    video = working.desk.ask("POST", "/v1/videos", json={"prompt": BOAT, "seed": 71}, headers={"Prefer": "wait=30"})
+    assert (video.status_code, video.json()["status"]) == (200, "completed")
+    assert video.headers["preference-applied"] == "wait=30"
+    path = f"/v1/videos/{desk.create()['id']}"
+    for asked, applied in (("wait=0", "wait=0"), ("WAIT = 0", "wait=0"), ("wait=x", None), ("wait=-1", None)):
+        still = desk.ask("GET", path, headers={"Prefer": asked})
+        assert (still.json()["status"], still.headers.get("preference-applied")) == ("queued", applied)
+    assert not desk.app.state.service.feed._listeners
+
+
+def test_a_still_is_answered_at_once_if_that_is_preferred(desk: FrontDesk):
+    answer = desk.ask("POST", "/v1/images/generations", json={"prompt": BOAT}, headers={"Prefer": "respond-async"})
+    assert (answer.status_code, answer.headers["preference-applied"]) == (202, "respond-async")
+    assert answer.json()["recipe"] == "pipelines.recipes.image"
+    assert desk.ask("GET", f"/v1/jobs/{answer.json()['job']}").json()["state"] == "queued"
 
 
 def test_a_video_that_is_deleted_ends_its_stream(desk: FrontDesk):

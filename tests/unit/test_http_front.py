@@ -49,6 +49,7 @@ ROUTES = [
     ("GET", "/v1/films/{film}", (Scope.READ,)),
     ("DELETE", "/v1/films/{film}", (Scope.GENERATE, Scope.OPERATE)),
     ("POST", "/v1/films/{film}/cancel", (Scope.GENERATE, Scope.OPERATE)),
+    ("GET", "/v1/films/{film}/events", (Scope.READ,)),
     ("GET", "/v1/films/{film}/content", (Scope.READ,)),
     ("HEAD", "/v1/films/{film}/content", (Scope.READ,)),
     ("GET", "/v1/films/{film}/script", (Scope.READ,)),
@@ -73,7 +74,8 @@ ROUTES = [
     ("POST", "/v1/webhook_endpoints/{hook}/deliveries/{event}/redeliver", ()),
     ("GET", "/v1/webhook_event_types", (Scope.READ,)),
     ("GET", "/v1/jobs", (Scope.READ,)),
-    *(("GET", f"/v1/jobs/{{job}}{what}", (Scope.READ,)) for what in ("", "/tasks", "/log", "/why")),
+    *(("GET", f"/v1/jobs/{{job}}{what}", (Scope.READ,)) for what in ("", "/tasks", "/log", "/why", "/events")),
+    *((method, "/v1/jobs/{job}/files/{file}", (Scope.READ,)) for method in ("GET", "HEAD")),
     *(("POST", f"/v1/jobs/{{job}}/{verb}", (Scope.OPERATE,)) for verb in (*Verb, "priority")),
     ("GET", "/v1/tasks/{task}/why", (Scope.READ,)),
     *(("POST", f"/v1/tasks/{{task}}/{verb}", (Scope.OPERATE,)) for verb in Verb),
@@ -90,7 +92,7 @@ ROUTES = [
     ("GET", "/v1/names/workers", (Scope.OPERATE,)),
     ("GET", "/v1/names/keys", ()),
 ]
-NOWHERE = dict.fromkeys(("job", "task", "worker", "show", "api_key"), "x")
+NOWHERE = dict.fromkeys(("file", "job", "task", "worker", "show", "api_key"), "x")
 OF_OBJECTS = [
     (method, path) for method, path, _ in ROUTES if re.search(r"\{(video|image|film|take)\}", path) is not None
 ]

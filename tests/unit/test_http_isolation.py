@@ -25,7 +25,7 @@ from tests.scripts import script_of
 from tests.unit.test_http_front import ROUTES
 
 ABSENT = "01arz3ndektsv4rrffq69g5fav"
-SHARED = {"model": "house-video", "worker": "w1", "show": "feature"}
+SHARED = {"model": "house-video", "file": "clip.mp4", "worker": "w1", "show": "feature"}
 """Ids in paths that belong to no tenant, and names that each has for itself."""
 OWNED = {
     "video": "video_",
