@@ -11,7 +11,7 @@ from pathlib import Path
 
 from actors.contract import Beat, Json, Order
 from actors.patience import patiently
-from cluster.assets import checkpoint_key
+from cluster.assets import blob_key, checkpoint_key
 from cluster.errors import (
     Canceled,
     DamagedAsset,
@@ -57,6 +57,12 @@ class WorkBench:
                     patiently(partial(self._store.fetch, file["key"], path))
                     return path
         raise NotFound(f"input {input_key!r} has no file {name!r}", field=f"inputs.{input_key}")
+
+    def asset(self, sha256: str) -> Path:
+        path = self.scratch / "assets" / sha256
+        path.parent.mkdir(parents=True, exist_ok=True)
+        patiently(partial(self._store.fetch, blob_key(self.order.tenant, sha256), path))
+        return path
 
     def progress(self, stage: str, done: int, total: int) -> None:
         self._moved()

@@ -20,10 +20,13 @@ import yaml
 from actors.contract import Json, Quality, ShotSpec
 from actors.limits import Limits, Preset
 from actors.vocabulary import Mention, Vocabulary
-from cluster.errors import InvalidSettings, InvalidSpec, UnknownModel
+from cluster.errors import InvalidSettings, InvalidSpec, UnknownModel, Unsupported
 
 MAX_PROMPT_CHARS = 2000
 FREE_PROMPT_PATTERN = r"^[A-Z][a-z']+( [a-zA-Z'-]+,?){7,40}\.$"  # words, not "5" and not one word for ever
+
+
+FirstFrame = Literal["never", "may", "must"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,7 @@ class Model:
     limits: Limits | None = None
     defaults: Mapping[Quality, Preset] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    first_frame: FirstFrame = "never"  # whether a take can begin with a given picture
     engine: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, spec: ShotSpec) -> None:
@@ -75,9 +79,20 @@ class Model:
         low, high = limits.steps
         if not low <= spec.num_steps <= high:
             raise InvalidSpec(f"num_steps must be from {low} to {high}, got {spec.num_steps}", field="num_steps")
+        self.check_first_frame(spec.first_frame is not None)
         self._check_prompt(spec.prompt)
         if self.vocabulary is not None and self.vocabulary.fields(spec.prompt) is None:
             raise self._cannot_draw()
+
+    def check_first_frame(self, given: bool) -> None:
+        """Raises Unsupported for a first frame that it does not take, InvalidSpec without one that it needs."""
+        name = "input_reference"
+        if given and self.first_frame == "never":
+            raise Unsupported(
+                f"{self.id} takes no first frame", field=name, remedy="leave it out, and say it in the prompt"
+            )
+        if not given and self.first_frame == "must":
+            raise InvalidSpec(f"{self.id} draws on from a first frame alone", field=name, remedy="give a picture")
 
     def spec(
         self,
@@ -88,6 +103,7 @@ class Model:
         quality: Quality = Quality.STANDARD,
         size: tuple[int, int] | None = None,
         still: bool = False,
+        first_frame: str | None = None,
     ) -> ShotSpec:
         """A checked shot with this model's defaults; `size` is (width_px, height_px). A free prompt is mapped onto
         the vocabulary, and what it leaves open is chosen by the seed. Raises InvalidSpec."""
@@ -107,6 +123,7 @@ class Model:
             guidance_scale=preset.guidance,
             seed=seed,
             quality=quality,
+            first_frame=first_frame,
         )
         self.check(spec)
         return spec
@@ -263,8 +280,9 @@ ROLES: Mapping[str, Literal["render", "writer"]] = {"video": "render", "language
 FIELDS = frozenset(
     {"name", "kind", "family", "title", "summary", "weights", "revision", "license", "needs", "engine", "sizes"}
     | {"size_multiple_of", "max_pixels", "frames", "fps", "seconds", "steps", "defaults", "max_prompt_chars"}
-    | {"template", "vocabulary"}
+    | {"template", "vocabulary", "first_frame"}
 )
+FIRST_FRAMES: Mapping[str, FirstFrame] = {"never": "never", "may": "may", "must": "must"}
 PACKAGES = {"video": ("torch", "diffusers", "transformers"), "language": ("vllm",)}
 
 
@@ -295,5 +313,6 @@ def _read(data: Mapping[str, Any]) -> Model:
             for quality, steps in defaults.get("num_steps", {}).items()
         },
         vocabulary=Vocabulary.from_yaml(data) if data.get("vocabulary") else None,
+        first_frame=FIRST_FRAMES[data.get("first_frame", "never")],
         engine=dict(data.get("engine", {})),
     )

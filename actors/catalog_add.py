@@ -23,7 +23,7 @@ from actors.contract import Json
 from actors.weights import verify
 from cluster.errors import DamagedWeights, InvalidInput, InvalidSettings, NotFound, Unavailable
 
-FAMILIES = {"LTXPipeline": "ltx", "WanPipeline": "wan"}
+FAMILIES = {"LTXPipeline": "ltx", "WanPipeline": "wan", "WanImageToVideoPipeline": "wan"}
 """Pipeline classes with a family of their own; every other one is run whole by `generic`, without checkpoints."""
 PICKLES = frozenset([".bin", ".ckpt", ".h5", ".msgpack", ".pkl", ".pickle", ".pt", ".pth"])
 DESCRIBES = ["model_index.json", "*/config.json", "*/scheduler_config.json", "README.md"]
@@ -204,6 +204,13 @@ def _deliverable(found: Found, family: str, pipeline: str) -> Json:
         space, time = _ratios(vae)
         patch_t, patches = transformer.get("patch_size_t", 1), [transformer.get("patch_size", 1)]
         told = {"fps": 24, "longest": 257, "sizes": ((704, 480), (768, 512), (1216, 704)), "guidance": 3.0}
+    first_frame = "must" if pipeline == "WanImageToVideoPipeline" else "never"
+    if family == "wan" and found.index.get("expand_timesteps"):
+        first_frame = "may"
+    if family == "wan" and transformer.get("image_dim"):
+        raise InvalidSettings(
+            f"{pipeline} sees its first frame through CLIP, which the family wan does not", remedy="use one of Wan 2.2"
+        )
     multiple = space * max(int(patch) for patch in patches)
     frames = {"multiple_of": time * int(patch_t), "plus": time * (int(patch_t) - 1) + 1}
     return {
@@ -212,6 +219,7 @@ def _deliverable(found: Found, family: str, pipeline: str) -> Json:
         "max_pixels": 1280 * 720,
         "frames": {**frames, "max": told["longest"]},
         "fps": told["fps"],
+        "first_frame": first_frame,
         "defaults": {"guidance_scale": told["guidance"], "num_steps": {"draft": 20, "standard": 40, "final": 50}},
     }
 

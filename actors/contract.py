@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cluster.errors import FarmError, InvalidSpec
 from cluster.graph import TaskSpec
@@ -43,6 +44,7 @@ class ShotSpec:
     seed: int
     negative_prompt: str = ""
     quality: Quality = Quality.STANDARD
+    first_frame: str | None = None  # sha256 of a picture of the tenant, a PNG of just this size
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "width_px", "height_px", "num_steps"):
@@ -54,6 +56,8 @@ class ShotSpec:
             raise InvalidSpec(f"guidance_scale must be 0 or more, got {self.guidance_scale}", field="guidance_scale")
         if not 0 <= self.seed < 2**63:
             raise InvalidSpec(f"seed must be from 0 to 2^63-1, got {self.seed}", field="seed")
+        if self.first_frame is not None and not re.fullmatch("[0-9a-f]{64}", self.first_frame):
+            raise InvalidSpec("first_frame is no sha256 in lower-case hex", field="first_frame")
 
     @property
     def duration_s(self) -> float:
@@ -71,6 +75,7 @@ class ShotSpec:
             "guidance_scale": self.guidance_scale,
             "seed": self.seed,
             "quality": self.quality.value,
+            **({"first_frame": self.first_frame} if self.first_frame else {}),
         }
 
     @classmethod
@@ -159,6 +164,14 @@ class Family(Protocol):
 
     def decode(self, state: Any) -> Iterator[np.ndarray]:
         """Chunks of frames, each uint8 (frames, height_px, width_px, 3), in order."""
+
+
+@runtime_checkable
+class FromFrame(Protocol):
+    """What a family has besides if its takes can begin with a given picture."""
+
+    def encode_from(self, spec: ShotSpec, frame: np.ndarray) -> Any:
+        """As `encode` of one spec; `frame` is uint8 (height_px, width_px, 3). Raises InvalidSpec."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -286,6 +299,9 @@ class Bench(Protocol):
 
     def fetch(self, input_key: str, name: str) -> Path:
         """A file of an input, verified, on the local disk. Raises NotFound, DamagedAsset, StoreUnavailable."""
+
+    def asset(self, sha256: str) -> Path:
+        """The same of an asset of the tenant that no task has made."""
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Says where the work is. Raises Canceled or Interrupted if it shall stop here."""

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from actors.contract import Bench, Family, Json, Made, MadeFile, ShotSpec
+from actors.contract import Bench, Family, FromFrame, Json, Made, MadeFile, ShotSpec
 from cluster import media
-from cluster.errors import DamagedCheckpoint, Interrupted, QualityCheckFailed
+from cluster.errors import DamagedCheckpoint, Interrupted, InvalidSpec, QualityCheckFailed
+from cluster.frames import read_picture
 
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 VERSIONS_OF = ("torch", "diffusers", "transformers")
@@ -64,7 +65,7 @@ class Renderer:
         state, resumed_at = self._resumed(bench, spec)
         if state is None:
             bench.progress("encode", 0, 1)
-            state = self._loaded().start(spec, self._loaded().encode([spec])[0])
+            state = self._loaded().start(spec, self._encoded(bench, spec))
         self._denoise(bench, state)
         bench.progress("decode", 0, spec.num_frames)
         made = self._still(bench, spec, state) if spec.num_frames == 1 else self._clip(bench, spec, state)
@@ -82,6 +83,14 @@ class Renderer:
                 continue
             return state, family.progress(state)[0]
         return None, 0
+
+    def _encoded(self, bench: Bench, spec: ShotSpec) -> Any:
+        family = self._loaded()
+        if spec.first_frame is None:
+            return family.encode([spec])[0]
+        if not isinstance(family, FromFrame):
+            raise InvalidSpec("the model takes no first frame", field="first_frame", remedy="leave it out")
+        return family.encode_from(spec, read_picture(bench.asset(spec.first_frame)))
 
     def _denoise(self, bench: Bench, state: Any) -> None:
         """Steps to the end. A checkpoint is taken every so often, when the attempt shall stop, and before decoding."""

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from cluster.errors import InvalidInput
+from cluster.errors import DamagedAsset, InvalidInput
 
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
+PICTURES = ("PNG", "JPEG", "WEBP")
+MAX_PICTURE_PIXELS = 24_000_000
+"""Of a picture that somebody sends: 72 MB once it is decoded."""
 
 
 class FrameHash:
@@ -82,3 +87,48 @@ def yuv420p(frame_HWC: Frames) -> Frames:
     planes = [plane.astype(np.uint8).ravel() for plane in (luma, cb, cr)]
     layout: Frames = np.concatenate(planes).reshape(height_px * 3 // 2, width_px)
     return layout
+
+
+def fitted(data: bytes, *, width_px: int, height_px: int, field: str) -> bytes:
+    """Somebody's picture as a PNG of this size: turned as its camera says, scaled to cover it, cut to its middle.
+
+    Nothing else that came with it is kept. Raises InvalidInput for what is no PNG, JPEG or WebP, cannot be decoded
+    whole, or unfolds to more than MAX_PICTURE_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(data), formats=PICTURES)
+        if opened.width * opened.height > MAX_PICTURE_PIXELS:
+            raise InvalidInput(
+                f"the picture has {opened.width} x {opened.height} pixels",
+                field=field,
+                remedy=f"use at most {MAX_PICTURE_PIXELS:,}",
+            )
+        turned = ImageOps.exif_transpose(opened)
+        whole = _on_white(turned) if turned.has_transparency_data else turned.convert("RGB")
+    except InvalidInput:
+        raise
+    except Exception as error:  # decoders of foreign bytes raise what they like
+        raise InvalidInput(
+            f"the picture cannot be read: {type(error).__name__}", field=field, remedy="send a PNG, JPEG or WebP"
+        ) from error
+    out = io.BytesIO()
+    ImageOps.fit(whole, (width_px, height_px), Image.Resampling.LANCZOS).save(out, format="PNG")
+    return out.getvalue()
+
+
+def read_picture(path: Path) -> Frames:
+    """A picture of our own, uint8 (height_px, width_px, 3). Raises DamagedAsset."""
+    try:
+        with Image.open(path, formats=("PNG",)) as opened:
+            return np.asarray(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DamagedAsset(f"{path.name} is no picture: {error}") from error
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    layer = picture.convert("RGBA")
+    whole = Image.new("RGBA", layer.size, "white")
+    whole.alpha_composite(layer)
+    return whole.convert("RGB")

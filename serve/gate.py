@@ -17,6 +17,8 @@ from serve.envelope import answer, refusal
 log = logging.getLogger(__name__)
 HEADERS = "farm.headers"
 """In the scope of a request: headers that its answer gets, whatever kind of answer it is."""
+OPEN = "farm.open"
+"""In the scope of a request: forms whose files are there until it is answered."""
 
 
 class Gate:
@@ -33,7 +35,7 @@ class Gate:
         request_id, began_s, started = f"req_{ULID()}".lower(), time.monotonic(), False
         if self._replica is not None:  # then the proxy before it names each request, and says so in the answer
             request_id = Headers(scope=scope).get("x-request-id", request_id)[:64]
-        scope[HEADERS] = {}
+        scope[HEADERS], scope[OPEN] = {}, []
 
         async def named(message: Message) -> None:
             nonlocal started
@@ -60,6 +62,9 @@ class Gate:
                     raise  # half an answer: the connection has to break
                 said = "something of ours broke; the request id finds it in the log"
                 await refusal(500, "server_error", said, code="internal")(scope, receive, named)
+            finally:
+                for form in scope[OPEN]:
+                    await form.close()
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)

@@ -31,6 +31,8 @@ T = TypeVar("T")
 ASK_S = 1.0
 """How long an answer waits for the dispatcher's memory; then it says what is committed."""
 FRESH_S = 1.0
+PICTURES_AT_ONCE = 4
+"""Pictures of others that are fetched and decoded at a time: each takes up to 300 MB."""
 LOOKS = 20
 """The queue is looked at again after this many times what the last look took: it never takes more than 5 %."""
 
@@ -102,6 +104,7 @@ class Service:
     guard: Guard = field(init=False)
     places: Places = field(init=False)
     meter: TokenMeter = field(init=False)
+    pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PICTURES_AT_ONCE))
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.ledger)

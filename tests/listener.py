@@ -22,6 +22,7 @@ class Listener:
     def __init__(self) -> None:
         self.statuses = [200]
         self.heard: list[Heard] = []
+        self.content = b""  # of what is fetched from it
         self.came, self.answers = threading.Event(), threading.Event()
         self.answers.set()
         self._lock = threading.Lock()
@@ -36,6 +37,13 @@ class Listener:
                 self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+
+            def do_GET(self) -> None:
+                told._note(Heard(path=self.path, headers=dict(self.headers), body=b""))
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(told.content)))
+                self.end_headers()
+                self.wfile.write(told.content)
 
             def log_message(self, *_: object) -> None:
                 """Nothing on the terminal."""

@@ -54,13 +54,21 @@ SCHEDULERS = {
 
 
 def tiny_wan(
-    place: Path, *, scheduler: str = "unipc", boundary_ratio: float | None = None, expand_timesteps: bool = False
+    place: Path,
+    *,
+    scheduler: str = "unipc",
+    boundary_ratio: float | None = None,
+    expand_timesteps: bool = False,
+    beside: bool = False,
+    image_dim: int | None = None,
 ) -> Path:
-    """As Wan 2.1; with `boundary_ratio` two transformers as Wan 2.2. Compression 8 x 8 x 4, patches of 2."""
+    """As Wan 2.1; with `boundary_ratio` two transformers as Wan 2.2. Compression 8 x 8 x 4, patches of 2. `beside`: a
+    first frame is read in channels of its own, as by Wan 2.2 I2V."""
     torch.manual_seed(1)
-    transformers = {"transformer": _wan_transformer()}
+    channels = {"in_channels": 36, "out_channels": 16} if beside else {}
+    transformers = {"transformer": _wan_transformer(image_dim=image_dim, **channels)}
     if boundary_ratio is not None:
-        transformers["transformer_2"] = _wan_transformer()
+        transformers["transformer_2"] = _wan_transformer(**channels)
     vae = AutoencoderKLWan(
         base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )
@@ -74,7 +82,10 @@ def tiny_wan(
         "scheduler": SCHEDULERS[scheduler](),
         **transformers,
     }
-    return _write(place, "WanPipeline", parts, {"boundary_ratio": boundary_ratio, "expand_timesteps": expand_timesteps})
+    pipeline = "WanImageToVideoPipeline" if beside else "WanPipeline"
+    if beside:
+        parts |= {"image_encoder": None, "image_processor": None}
+    return _write(place, pipeline, parts, {"boundary_ratio": boundary_ratio, "expand_timesteps": expand_timesteps})
 
 
 def tiny_ltx(place: Path, *, scheduler: str = "flow-match-euler") -> Path:
@@ -160,7 +171,7 @@ def tiny_stable_diffusion(place: Path) -> Path:
     return _write(place, "StableDiffusionPipeline", parts, {"requires_safety_checker": False})
 
 
-def _wan_transformer() -> WanTransformer3DModel:
+def _wan_transformer(**more: Any) -> WanTransformer3DModel:
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
@@ -170,6 +181,7 @@ def _wan_transformer() -> WanTransformer3DModel:
         ffn_dim=32,
         num_layers=2,
         rope_max_seq_len=32,
+        **more,
     )
 
 

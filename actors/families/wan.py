@@ -3,7 +3,11 @@
 A model is a directory as diffusers lays it out, safetensors only. With the same noise the numbers of a take alone are
 those of `diffusers.WanPipeline` (0.42, pipelines/wan/pipeline_wan.py), bit for bit: its order of arithmetic is kept,
 and guidance runs the network twice as it does. Wan 2.2 has a second transformer, which takes over below
-`boundary_ratio` of the noise; both are resident. Image to video is another pipeline class, whose inputs no shot has.
+`boundary_ratio` of the noise; both are resident.
+
+A first frame is taken as `diffusers.WanImageToVideoPipeline` does, as bit-equal: by networks that read it in channels
+beside the noise (Wan 2.2 I2V; they draw nothing without one), and by those that read the noise of each token (Wan 2.2
+5B). Wan 2.1 I2V, which also sees it through CLIP, is refused when it is loaded.
 
 Bits: a take alone is bit-exact on one processor, with one number of threads and one set of versions, stopped or not.
 A take that shared a pass with others (`step` of several states) may differ in the last bits: it is `perceptual`.
@@ -15,7 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,10 +42,15 @@ COMPONENTS = ("tokenizer", "text_encoder", "transformer", "scheduler", "vae")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditioning:
-    """A prompt as the denoiser reads it: embeddings (1, L, E); `negative` is None without guidance."""
+    """A prompt as the denoiser reads it: embeddings (1, L, E); `negative` is None without guidance.
+
+    `frame` is a first frame in latents, normalised: (1, C, 1, H, W), or with its mask (1, 4 + C, F, H, W) where the
+    network reads it beside the noise.
+    """
 
     embeds: Tensor
     negative_embeds: Tensor | None
+    frame: Tensor | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,6 +100,43 @@ class WanFamily:
             found.append(Conditioning(embeds=self._embedded(spec.prompt), negative_embeds=negative))
         return found
 
+    def encode_from(self, spec: ShotSpec, frame: np.ndarray) -> Conditioning:
+        """Raises InvalidSpec for a frame of another size, or a model that reads none."""
+        import torch
+
+        if not (self.expand_timesteps or self._reads_beside):
+            raise InvalidSpec("these weights take no first frame", field="first_frame", remedy="leave it out")
+        if frame.shape != (spec.height_px, spec.width_px, 3):
+            raise InvalidSpec(
+                f"the first frame is no picture of {spec.width_px} x {spec.height_px}", field="first_frame"
+            )
+        self._check_grid(spec)
+        still = torch.from_numpy(frame.astype("float32") / 255.0).permute(2, 0, 1)[None, :, None]
+        still = (2.0 * still - 1.0).to(self.device)
+        with torch.inference_mode(), _memory():
+            if self.expand_timesteps:
+                latents = self._in_latents(still)
+            else:
+                empty = still.new_zeros(1, 3, spec.num_frames - 1, spec.height_px, spec.width_px)
+                latents = self._in_latents(torch.cat([still, empty], dim=2))
+                mask = latents.new_zeros(1, self.vae.config.scale_factor_temporal, *latents.shape[2:])
+                mask[:, :, 0] = 1
+                latents = torch.cat([mask, latents], dim=1)
+        return replace(self.encode([spec])[0], frame=latents)
+
+    @property
+    def _reads_beside(self) -> bool:
+        return bool(self.transformer.config.in_channels > self.vae.config.z_dim)
+
+    def _in_latents(self, video: Tensor) -> Tensor:
+        """Of (1, 3, frames, height, width) from -1 to 1; float32, normalised, the likeliest of its distribution."""
+        import torch
+
+        shape = (1, -1, 1, 1, 1)
+        latents: Tensor = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode().to(torch.float32)
+        mean = torch.tensor(self.vae.config.latents_mean).view(shape).to(latents)
+        return (latents - mean) * (1.0 / torch.tensor(self.vae.config.latents_std).view(shape).to(latents))
+
     def _embedded(self, text: str) -> Tensor:
         if text not in self._prompts:
             self._prompts[text] = self._embed(text)
@@ -124,9 +170,25 @@ class WanFamily:
     # ---- denoise
 
     def start(self, spec: ShotSpec, conditioning: Conditioning) -> State:
-        """Noise from the seed, drawn on the CPU so that all devices start alike. Raises InvalidSpec for a bad size."""
+        """Noise from the seed, drawn on the CPU so that all devices start alike. Raises InvalidSpec for a bad size, and
+        where the network draws nothing without a first frame."""
         import torch
 
+        if self._reads_beside and conditioning.frame is None:
+            raise InvalidSpec("these weights need a first frame", field="first_frame", remedy="give one")
+        generator = torch.Generator("cpu").manual_seed(spec.seed)
+        noise_shape = (1, self.vae.config.z_dim, *self._check_grid(spec))
+        noise = torch.randn(noise_shape, generator=generator, dtype=torch.float32)
+        return State(
+            spec=spec,
+            conditioning=conditioning,
+            latents=noise.to(self.device).contiguous(),  # as a loaded one is
+            scheduler=started(self.scheduler, spec.num_steps, device=self.device),
+            generator=generator,
+        )
+
+    def _check_grid(self, spec: ShotSpec) -> tuple[int, int, int]:
+        """(F, H, W) of the latents. Raises InvalidSpec for what the grid cannot hold."""
         space, time = self.vae.config.scale_factor_spatial, self.vae.config.scale_factor_temporal
         patch_t, *patch = self.transformer.config.patch_size
         for name, side in (("height_px", patch[0]), ("width_px", patch[1])):
@@ -137,16 +199,7 @@ class WanFamily:
             raise InvalidSpec(
                 f"num_frames must be 1 more than a multiple of {time}, got {spec.num_frames}", field="num_frames"
             )
-        generator = torch.Generator("cpu").manual_seed(spec.seed)
-        shape = (1, self.transformer.config.in_channels, frames, spec.height_px // space, spec.width_px // space)
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
-        return State(
-            spec=spec,
-            conditioning=conditioning,
-            latents=noise.to(self.device).contiguous(),  # as a loaded one is
-            scheduler=started(self.scheduler, spec.num_steps, device=self.device),
-            generator=generator,
-        )
+        return frames, spec.height_px // space, spec.width_px // space
 
     def step(self, states: Sequence[State]) -> None:
         """One denoise step for each; states of one shape that are on one transformer share its passes."""
@@ -176,6 +229,8 @@ class WanFamily:
                 output = free[id(state)] + state.spec.guidance_scale * (output - free[id(state)])
             state.latents = advance(state.scheduler, output, state.index, state.latents, state.generator)
             state.index += 1
+            if self.expand_timesteps and state.index == state.spec.num_steps:
+                state.latents = _begun_with(state)
 
     def _network(self, transformer: Any, rows: Sequence[tuple[State, Tensor]]) -> list[Tensor]:
         """What the network predicts for each state and its text, (1, C, F, H, W); one pass for all."""
@@ -183,17 +238,28 @@ class WanFamily:
 
         if not rows:
             return []
-        latents = torch.cat([state.latents.to(self.dtype) for state, _ in rows])
+        latents = torch.cat([self._read(state).to(self.dtype) for state, _ in rows])
         timesteps = torch.stack([state.scheduler.timesteps[state.index] for state, _ in rows])
-        if self.expand_timesteps:  # Wan 2.2 5B reads the noise of each token; without a first frame it is the same
+        if self.expand_timesteps:  # Wan 2.2 5B reads the noise of each token; a first frame has none
             _, _, frames, height, width = latents.shape
-            tokens = frames * ((height + 1) // 2) * ((width + 1) // 2)
-            timesteps = timesteps.to(torch.float32)[:, None].expand(-1, tokens)
+            of_frame = ((height + 1) // 2) * ((width + 1) // 2)
+            timesteps = timesteps.to(torch.float32)[:, None].repeat(1, frames * of_frame)
+            for timestep, (state, _) in zip(timesteps, rows, strict=True):
+                if state.conditioning.frame is not None:
+                    timestep[:of_frame] = 0
         texts = torch.cat([embeds for _, embeds in rows])
         output: Tensor = transformer(
             hidden_states=latents, timestep=timesteps, encoder_hidden_states=texts, return_dict=False
         )[0]
         return [output[n : n + 1] for n in range(len(rows))]
+
+    def _read(self, state: State) -> Tensor:
+        """What the network reads of a take, (1, channels, F, H, W)."""
+        import torch
+
+        if self._reads_beside and state.conditioning.frame is not None:
+            return torch.cat([state.latents, state.conditioning.frame], dim=1)
+        return _begun_with(state)
 
     def progress(self, state: State) -> tuple[int, int]:
         return state.index, state.spec.num_steps
@@ -216,6 +282,8 @@ class WanFamily:
         }
         if state.conditioning.negative_embeds is not None:
             tensors["negative_embeds"] = state.conditioning.negative_embeds
+        if state.conditioning.frame is not None:
+            tensors["frame"] = state.conditioning.frame
         facts = {"index": state.index, "scheduler": scheduler}
         return write_checkpoint(tensors, facts, {**self._fingerprint, "spec": state.spec.to_json()})
 
@@ -227,12 +295,15 @@ class WanFamily:
         try:
             generator = torch.Generator("cpu")
             generator.set_state(tensors["generator"])
-            negative = tensors.get("negative_embeds")
+            negative, frame = tensors.get("negative_embeds"), tensors.get("frame")
+            if (frame is None) != (spec.first_frame is None):
+                raise DamagedCheckpoint("the checkpoint lacks its first frame")
             return State(
                 spec=spec,
                 conditioning=Conditioning(
                     embeds=tensors["embeds"].to(self.device),
                     negative_embeds=None if negative is None else negative.to(self.device),
+                    frame=None if frame is None else frame.to(self.device),
                 ),
                 latents=tensors["latents"].to(self.device),
                 scheduler=load_scheduler_state(self.scheduler, tensors, facts["scheduler"], device=self.device),
@@ -278,6 +349,16 @@ class WanFamily:
         return latents / inverse_std + mean
 
 
+def _begun_with(state: State) -> Tensor:
+    """The latents with the first frame in its place, for networks that are not handed it beside them."""
+    frame = state.conditioning.frame
+    if frame is None or frame.shape[1] != state.latents.shape[1]:
+        return state.latents
+    latents = state.latents.clone()
+    latents[:, :, :1] = frame
+    return latents
+
+
 def load(model_dir: Path, *, device: str, dtype: str, num_threads: int) -> WanFamily:
     """Loads a diffusers directory, safetensors only, without the network; the VAE always in float32, as its authors do.
 
@@ -296,6 +377,10 @@ def load(model_dir: Path, *, device: str, dtype: str, num_threads: int) -> WanFa
         if name == "transformer" or boundary_ratio is not None:
             with model.component(name) as folder:
                 transformers[name] = _weights(WanTransformer3DModel, folder, torch_dtype=wanted).to(device).eval()
+    if transformers["transformer"].config.image_dim is not None:
+        raise DamagedWeights(
+            "the first frame of Wan 2.1 I2V, seen through CLIP, is not supported", remedy="use Wan 2.2"
+        )
     with model.component("text_encoder") as folder:
         text_encoder = _weights(UMT5EncoderModel, folder, dtype=wanted)
     with model.component("tokenizer") as folder:

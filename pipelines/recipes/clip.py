@@ -22,6 +22,13 @@ class Brief:
     quality: Quality = Quality.STANDARD
     model: str = "house-video"
     size: tuple[int, int] | None = None  # (width_px, height_px)
+    first_frame: str | None = None  # sha256 of an asset of the tenant: a PNG of this size
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(width_px, height_px) of one whose size is given."""
+        assert self.size is not None
+        return self.size
 
     def to_json(self) -> Json:
         return {
@@ -31,6 +38,7 @@ class Brief:
             "quality": self.quality.value,
             "model": self.model,
             "size": list(self.size) if self.size else None,
+            **({"first_frame": self.first_frame} if self.first_frame else {}),
         }
 
     @classmethod
@@ -43,6 +51,11 @@ def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
     """One render task. Raises InvalidSpec, UnknownModel."""
     model = catalog.model(brief.model, role="render", field="model")
     spec = model.spec(
-        prompt=brief.prompt, seconds=brief.seconds, seed=brief.seed, quality=brief.quality, size=brief.size
+        prompt=brief.prompt,
+        seconds=brief.seconds,
+        seed=brief.seed,
+        quality=brief.quality,
+        size=brief.size,
+        first_frame=brief.first_frame,
     )
     return [take_task("clip", spec, model)]

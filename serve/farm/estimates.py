@@ -24,7 +24,7 @@ from serve import bodies
 from serve.auth import Caller, caller_with
 from serve.farm import films
 from serve.farm.schemas import FilmRequest
-from serve.openai import images, schemas, videos
+from serve.openai import first_frames, images, schemas, videos
 from serve.openai.documents import refusals
 from serve.service import Service, off_the_loop, service_of
 
@@ -89,7 +89,9 @@ router = APIRouter(prefix="/v1/estimates", tags=["estimates"])
 
 
 async def _video(service: Service, fields: dict[str, Any]) -> Planned:
-    return await videos.planned(service, videos.request_of(fields), {})
+    asked = videos.request_of(fields)
+    frame = first_frames.UNSEEN if first_frames.reference_of(asked.input_reference) is not None else None
+    return await videos.planned(service, asked, {}, frame=frame)
 
 
 async def _image(service: Service, fields: dict[str, Any]) -> Planned:

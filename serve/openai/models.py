@@ -86,7 +86,7 @@ def _facts(model: Model, *, ready: bool) -> dict[str, Any]:
             if model.limits.max_frames > 1 or max(model.limits.frames or (0,)) > 1
             else None,
             "steps": {quality.value: preset.steps for quality, preset in model.defaults.items()},
-            "first_frame": False,
+            "first_frame": model.first_frame,
             "vocabulary": model.vocabulary.summary() if model.vocabulary else None,
             "example": model.example(),
         }

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from cluster.errors import InvalidInput, Unsupported
+from cluster.errors import InvalidInput
 from serve.envelope import mistake
 
 Request = TypeVar("Request", bound=BaseModel)
@@ -59,7 +59,11 @@ class VideoRequest(Body):
     model: str = "house-video"
     seconds: Seconds = 2.0
     size: Size | None = None
-    input_reference: Any = Field(default=None, description="A first frame: refused, where the model takes none")
+    input_reference: Any = Field(
+        default=None,
+        description="A first frame, for models that take one: a file in a form, or an object with `image_url` (https: "
+        "or data:). PNG, JPEG or WebP, scaled and cut to the size of the video",
+    )
     seed: Seed | None = None
     quality: Quality = "standard"
     tier: Tier = "normal"
@@ -179,14 +183,6 @@ def sides(size: str | None) -> tuple[int, int] | None:
     """ "512x384" -> (512, 384)."""
     match = _SIZE.fullmatch(size) if size else None
     return (int(match[1]), int(match[2])) if match else None
-
-
-def no_files(fields: dict[str, Any], model: str) -> None:
-    """Raises Unsupported for a first frame, which no model of the catalog takes yet."""
-    if fields.get("input_reference") not in (None, ""):
-        raise Unsupported(
-            f"{model} takes no first frame", field="input_reference", remedy="leave it out, and say it in the prompt"
-        )
 
 
 def path_id(text: str, prefix: str) -> str:

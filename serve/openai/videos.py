@@ -26,8 +26,9 @@ from serve.download import download
 from serve.events import EVENTS, After, stream
 from serve.feed import News
 from serve.gate import HEADERS
-from serve.openai import schemas
+from serve.openai import first_frames, schemas
 from serve.openai.documents import body_of, bytes_of, refusals
+from serve.openai.first_frames import Reference
 from serve.openai.models import ready_model
 from serve.openai.schemas import Cost, Failure, Usage, Video, VideoDeleted, VideoPage, named, path_id
 from serve.openai.sprites import spritesheet
@@ -55,8 +56,13 @@ async def create(request: Request, caller: Generator, after: BackgroundTasks) ->
     service = service_of(request)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
     asked = request_of(fields)
+    reference = first_frames.reference_of(asked.input_reference)
+    frame = None
+    if reference is not None:
+        job, _ = await planned(service, asked, {}, frame=first_frames.UNSEEN)  # refused before anything is fetched
+        frame = await first_frames.kept(service, caller.tenant, reference, clip.Brief.from_json(job.spec).sides)
     more = {"metadata": asked.metadata} if asked.metadata else {}
-    return await _submitted(service, request, caller, after, asked, more)
+    return await _submitted(service, request, caller, after, asked, more, frame=frame, reference=reference)
 
 
 @router.get("", operation_id="list_videos", response_model=VideoPage, responses=refusals(401, 403, 404, 422, 429, 503))
@@ -131,7 +137,7 @@ async def cancel(request: Request, caller: Stopper, video_id: str, after: Backgr
     openapi_extra=body_of(schemas.RemixRequest),
 )
 async def remix(request: Request, caller: Generator, video_id: str, after: BackgroundTasks) -> Video:
-    """A completed video again with another prompt: the same model, length, size and, if none is given, seed."""
+    """A completed video again with another prompt: same model, length, size, first frame; the seed too, unless one is given."""
     service = service_of(request)
     source = await _found(service, caller, video_id)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
@@ -147,7 +153,7 @@ async def remix(request: Request, caller: Generator, video_id: str, after: Backg
         quality=brief.quality.value,
     )
     more = {"remix_of": named(source.job.id, "video")}
-    return await _submitted(service, request, caller, after, again, more)
+    return await _submitted(service, request, caller, after, again, more, frame=brief.first_frame)
 
 
 @router.get(
@@ -190,10 +196,8 @@ async def content(
 
 
 def request_of(fields: dict[str, Any]) -> schemas.VideoRequest:
-    """Raises InvalidInput, Unsupported."""
-    asked = schemas.checked(schemas.VideoRequest, fields)
-    schemas.no_files(fields, asked.model)
-    return asked
+    """Raises InvalidInput."""
+    return schemas.checked(schemas.VideoRequest, fields)
 
 
 async def _submitted(
@@ -203,9 +207,16 @@ async def _submitted(
     after: BackgroundTasks,
     asked: schemas.VideoRequest,
     more: dict[str, Any],
+    *,
+    frame: str | None = None,
+    reference: Reference | None = None,
 ) -> Video:
-    job, graph = await planned(service, asked, more)
-    question = submission.asked(request, caller, service, asked.model_dump(exclude_none=True) | more)
+    """`frame` is a first frame that is kept, `reference` what it was asked by: that makes two requests equal."""
+    job, graph = await planned(service, asked, more, frame=frame)
+    fields = asked.model_dump(exclude_none=True, exclude={"input_reference"}) | more
+    if reference is not None:
+        fields["input_reference"] = reference
+    question = submission.asked(request, caller, service, fields)
     outcome, created = await submission.submit(service, caller, question, job, graph)
     if created:
         after.add_task(service.poke)
@@ -217,9 +228,9 @@ async def _submitted(
 
 
 async def planned(
-    service: Service, asked: schemas.VideoRequest, more: dict[str, Any]
+    service: Service, asked: schemas.VideoRequest, more: dict[str, Any], *, frame: str | None = None
 ) -> tuple[JobSpec, list[TaskSpec]]:
-    """What a request comes to, before it is anybody's job. Raises UserMistake."""
+    """What a request comes to, before it is anybody's job; `frame` is its first frame. Raises UserMistake."""
     model = await ready_model(service, asked.model)
     if model.limits is None:
         raise InvalidSpec(f"{model.id} draws nothing", field="model", remedy="GET /v1/models says which do")
@@ -230,6 +241,7 @@ async def planned(
         quality=Quality(asked.quality),
         model=asked.model,
         size=schemas.sides(asked.size) or model.limits.sizes[0],
+        first_frame=frame,
     )
     graph = await off_the_loop(lambda: clip.plan(brief, service.catalog))
     job = JobSpec(

@@ -254,7 +254,7 @@ def test_a_wrong_field_is_named_and_nothing_is_taken_on(idle: FrontDesk, fields:
     assert idle.ledger.jobs() == []
 
 
-def test_a_first_frame_in_a_form_is_refused(idle: FrontDesk):
+def test_a_first_frame_in_a_form_is_refused_by_a_model_that_takes_none(idle: FrontDesk):
     with pytest.raises(openai.UnprocessableEntityError) as refused:
         idle.openai().videos.create(prompt=BOAT, input_reference=b"\x89PNG...")
     assert (refused.value.code, refused.value.param) == ("unsupported_input", "input_reference")
