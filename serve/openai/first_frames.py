@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.errors import InvalidInput, TooLarge
+from cluster.errors import InvalidInput
 from cluster.frames import fitted
 from serve.bodies import FilePart
 from serve.service import Service, off_the_loop
@@ -46,7 +46,7 @@ def reference_of(value: Any) -> Reference | None:
 async def kept(service: Service, tenant: str, reference: Reference, size: tuple[int, int]) -> str:
     """The sha256 of the picture as an asset of the tenant: a PNG of this (width_px, height_px).
 
-    Raises InvalidInput, TooLarge, StoreUnavailable, StoreFull.
+    Raises InvalidInput, StoreUnavailable, StoreFull.
     """
     width_px, height_px = size
     async with service.pictures:
@@ -62,15 +62,13 @@ async def kept(service: Service, tenant: str, reference: Reference, size: tuple[
 async def _bytes(service: Service, reference: Reference) -> tuple[bytes, str]:
     if isinstance(reference, FilePart):
         return await off_the_loop(reference.read), FIELD
-    most_bytes = service.settings.http_upload_bytes
     if reference[:5].lower() != "data:":
+        most_bytes = service.settings.http_upload_bytes
         fetched = await service.guard.get(reference, field=URL_FIELD, most_bytes=most_bytes, wait_s=FETCH_S)
         return fetched.content, URL_FIELD
     head = _DATA.match(reference)
     if head is None:
         raise InvalidInput("the data: URL holds no picture in base64", field=URL_FIELD, remedy="write it in base64")
-    if len(reference) > most_bytes:
-        raise TooLarge(f"the picture has more than {most_bytes:,} bytes", field=URL_FIELD)
     try:
         return base64.b64decode(reference[head.end() :], validate=True), URL_FIELD
     except (binascii.Error, ValueError) as error:

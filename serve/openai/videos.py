@@ -137,7 +137,7 @@ async def cancel(request: Request, caller: Stopper, video_id: str, after: Backgr
     openapi_extra=body_of(schemas.RemixRequest),
 )
 async def remix(request: Request, caller: Generator, video_id: str, after: BackgroundTasks) -> Video:
-    """A completed video again with another prompt: same model, length, size and first frame; same seed, if none is given."""
+    """A completed video again with another prompt: all else is as it was, the seed too, if none is given."""
     service = service_of(request)
     source = await _found(service, caller, video_id)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
