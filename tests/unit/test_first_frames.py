@@ -239,10 +239,10 @@ def test_the_take_begins_with_the_picture(tmp_path: Path):
             assert response.status_code == 200, response.text
             video = response.json()["id"]
             farm.wait_for(lambda: farm.ledger.job(video.replace("video_", "job_")).over, timeout_s=120)
+            done = desk.ask("GET", f"/v1/videos/{video}").json()
+            assert (done["status"], done["error"]) == ("completed", None)
+            again = desk.ask("POST", f"/v1/videos/{video}/remix", json={"prompt": "A cat sits."}).json()["id"]
+            assert asked_of(desk, again)["first_frame"] == asked_of(desk, video)["first_frame"]
         finally:
             worker.stop()
             thread.join(timeout=60)
-        done = desk.ask("GET", f"/v1/videos/{video}").json()
-        assert (done["status"], done["error"]) == ("completed", None)
-        again = desk.ask("POST", f"/v1/videos/{video}/remix", json={"prompt": "A cat sits."}).json()["id"]
-        assert asked_of(desk, again)["first_frame"] == asked_of(desk, video)["first_frame"]
