@@ -252,6 +252,7 @@ class Farm:
             with contextlib.suppress(FarmError):
                 self.fleets.desk.cancel(job_id)
             raise
+        result_key = RESULTS[last.job.recipe][0]
         made = any(task.key == result_key and task.state is State.SUCCEEDED for task in last.tasks)
         if last.state is not JobState.SUCCEEDED and not made:  # a film is whole without a take that is not in it
             raise self._why(last)
