@@ -10,15 +10,15 @@ import asyncio
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NoReturn
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from cluster.errors import TooSlow, Unreadable
-from serve.gate import OPEN
 
 MAX_FIELDS, MAX_FILES, MAX_VALUE_BYTES, MAX_DEPTH = 200, 8, 256 << 10, 4
 _NAME = re.compile(r"(?P<name>[^\[\]]{1,64})(?P<path>(?:\[[^\[\]]{0,64}\])*)")
@@ -26,21 +26,22 @@ _NAME = re.compile(r"(?P<name>[^\[\]]{1,64})(?P<path>(?:\[[^\[\]]{0,64}\])*)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilePart:
-    """A file in a form. Its bytes lie in memory or on disk, as large as they are, until the request is answered."""
+    """A file in a form. Its bytes are not kept: no model of the catalog reads one yet."""
 
     media_type: str
+    size_bytes: int
     sha256: str
-    file: BinaryIO = field(repr=False, compare=False)
-
-    def read(self) -> bytes:
-        self.file.seek(0)
-        return self.file.read()
 
 
 async def fields(request: Request, *, wait_s: float, required: bool = True) -> dict[str, Any]:
     """The fields of the body; none, where it is not `required` and empty. Raises Unreadable, TooSlow, and TooLarge from
     the gate."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise Unreadable(
+            f"a body packed by {coding[:80]!r} is not unpacked", field="Content-Encoding", remedy="send it as it is"
+        )
     try:
         async with asyncio.timeout(wait_s):
             if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
@@ -59,7 +60,7 @@ async def fields(request: Request, *, wait_s: float, required: bool = True) -> d
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body, parse_constant=_no_number)
+        document = json.loads(body, parse_constant=_no_number, object_pairs_hook=_object)
         json.dumps(document, ensure_ascii=False).encode()  # a lone surrogate is no text
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -67,6 +68,14 @@ def _json(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Unreadable("the body is no JSON object", remedy="send one, as in {...}")
     return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice[:80]!r} is given twice")
+    return found
 
 
 def _no_number(name: str) -> NoReturn:
@@ -78,19 +87,22 @@ async def _form(request: Request) -> dict[str, Any]:
         form = await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_VALUE_BYTES)
     except HTTPException as error:
         raise Unreadable(f"the form cannot be read: {error.detail}") from error
-    request.scope[OPEN].append(form)
-    found: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        _place(found, name, await _file(value) if isinstance(value, UploadFile) else value)
-    return found
+    try:
+        found: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            _place(found, name, await _file(value) if isinstance(value, UploadFile) else value)
+        return found
+    finally:
+        await form.close()
 
 
 async def _file(part: UploadFile) -> FilePart:
-    digest = hashlib.sha256()
+    digest, size_bytes = hashlib.sha256(), 0
     while chunk := await part.read(1 << 20):
         digest.update(chunk)
+        size_bytes += len(chunk)
     return FilePart(
-        media_type=part.content_type or "application/octet-stream", sha256=digest.hexdigest(), file=part.file
+        media_type=part.content_type or "application/octet-stream", size_bytes=size_bytes, sha256=digest.hexdigest()
     )
 
 

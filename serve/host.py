@@ -62,6 +62,7 @@ def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event)
     now = Up(pid=os.getpid(), phase="starting Ray")
     up.say(home, now)
     try:
+        os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "serve.listener.callback"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(_secret(home / RAY_TOKEN, secrets.token_hex(32)))
         key_file = _first_key(settings)
         port, dashboard_port = _free_port(settings.http_port, "FARM_HTTP_PORT"), _free_port(settings.dashboard_port)
