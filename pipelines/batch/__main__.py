@@ -16,11 +16,11 @@ from pipelines.batch.run import Batch, check_all_made, run
 
 def main() -> int:
     """0 all made, 1 some were not or ours, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM."""
-    stopped_by = signal.SIGINT
+    stopped_by = 0
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal stopped_by
-        stopped_by = signal.Signals(signum)
+        stopped_by = signum
         raise KeyboardInterrupt
 
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -37,9 +37,9 @@ def main() -> int:
             shown.close()
         check_all_made(found, batch.output / "results.jsonl")
     except FarmError as error:
-        return _say(error.line(), error.exit_code)
-    except KeyboardInterrupt as error:
-        return _say(str(error) or "stopped", 128 + stopped_by)
+        return _say(error.line(), 128 + stopped_by if stopped_by else error.exit_code)
+    except KeyboardInterrupt:
+        return _say("stopped; nothing was submitted", 128 + stopped_by)
     return 0
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from cluster.errors import InvalidInput, JobFailed
+from cluster.errors import Canceled, InvalidInput, JobFailed
 from pipelines.batch import prompts, results
 from pipelines.batch.farm import Farm, Refusal, Seen
 from pipelines.batch.progress import Counts, Display
@@ -48,8 +48,8 @@ class Batch:
 def run(batch: Batch, *, url: str, secret: str, display: Display) -> list[Result]:
     """The results, which are in the directory too, in the order of the lines.
 
-    Raises InvalidInput for bad lines (nothing was submitted then), Unauthenticated, Forbidden, Unavailable, StoreFull.
-    A KeyboardInterrupt carries what goes on and how to come back.
+    Raises InvalidInput for bad lines (nothing was submitted then), Unauthenticated, Forbidden, Unavailable, StoreFull,
+    and Canceled for a KeyboardInterrupt, with what goes on and how to come back.
     """
     lines, flaws = prompts.read(batch.input, show=batch.show, batch=batch.name)
     folder = Folder(batch.output)
@@ -57,7 +57,7 @@ def run(batch: Batch, *, url: str, secret: str, display: Display) -> list[Result
     try:
         return asyncio.run(work.through(lines, flaws))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(work.kept) from None
+        raise Canceled(work.kept) from None
     except ExceptionGroup as group:
         raise _first(group) from group
 

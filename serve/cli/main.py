@@ -47,14 +47,14 @@ def run(argv: Sequence[str]) -> int:
         session = Session(asked, ending)
         session.perform()
         return 0
-    except KeyboardInterrupt as error:
-        kept = session.kept if session else str(error) or "stopped"
+    except KeyboardInterrupt:
+        kept = session.kept if session else "stopped"
         return _say(kept, session, ending.exit_code)
     except BrokenPipeError:
         _drop_stdout()
         return READER_GONE
     except Exception as error:  # the last stop: one line for the person, the traceback for a log file
-        return _say(*_line_of(error, session), exit_code_of(error))
+        return _say(*_line_of(error, session), ending.exit_code if ending.signum else exit_code_of(error))
     finally:
         if session is not None and session.terminal is not None:
             ending.sweep()

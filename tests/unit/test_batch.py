@@ -135,9 +135,10 @@ class Place:
         batch = Batch(**{"input": self.input, "output": self.out, **more})
         return run(batch, url=self.url, secret=secret or self.desk.secret, display=Lines(self.said))
 
-    def process(self) -> subprocess.Popen[str]:
+    def process(self, *module: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "FARM_URL": self.url, "FARM_API_KEY_FILE": str(self.key)}
-        command = [sys.executable, "-m", "pipelines.batch", "--input", str(self.input), "--output", str(self.out)]
+        named = module or ("pipelines.batch",)
+        command = [sys.executable, "-m", *named, "--input", str(self.input), "--output", str(self.out)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
@@ -365,17 +366,24 @@ def test_a_farm_that_is_away_for_too_long_is_given_up_with_how_to_go_on():
     assert "goes on" in error.value.line()
 
 
-def test_a_batch_that_is_told_to_stop_leaves_its_videos_going_and_says_how_to_come_back(place: Place):
+@pytest.mark.parametrize(
+    ("module", "who"),
+    [(["pipelines.batch"], "batch"), (["serve.cli.main", "batch"], "farm")],
+    ids=["module", "command"],
+)
+def test_a_batch_that_is_told_to_stop_leaves_its_videos_going_and_says_how_to_come_back(
+    place: Place, module: list[str], who: str
+):
     place.engine.goes_on.clear()
     place.lines(*({"prompt": BOAT} for _ in range(3)))
-    process = place.process()
+    process = place.process(*module)
     place.until(
         lambda: len((place.out / "submitted.jsonl").read_text().splitlines()) == 3 if place.out.exists() else False
     )
     process.send_signal(signal.SIGTERM)
     _, complained = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert complained.startswith("batch: stopped waiting: 0 of 3 lines are over")
+    assert complained.startswith(f"{who}: stopped waiting: 0 of 3 lines are over")
     assert "the same command again waits for it" in complained
     assert not any(job.over for job in place.ledger.jobs())
 
