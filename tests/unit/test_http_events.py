@@ -143,6 +143,21 @@ def test_the_log_of_a_job_is_told_without_a_gap_and_nothing_twice(desk: FrontDes
     assert rest[-1].data["counts"] == {"canceled": following.PAGE + 30}
 
 
+def test_two_who_follow_one_job_from_different_events_are_each_told_what_they_do_not_know(desk: FrontDesk):
+    job_id = job_of(desk.create())
+    desk.ledger.set_held(job_id, True)
+    seq = desk.ledger.job(job_id).seq
+    with served(desk.app) as url:
+        events = f"{url}/v1/jobs/{job_id}/events"
+        with stream(events, desk.secret, seen=seq - 1) as late, stream(events, desk.secret) as early:
+            firsts = (next(late), next(early))
+            desk.ledger.cancel_job(job_id)
+            told = [[first, *rest] for first, rest in zip(firsts, (late, early), strict=True)]
+    happened = [[event["seq"] for one in some for event in one.data["happened"]] for some in told]
+    end = desk.ledger.job(job_id).seq
+    assert happened == [list(range(seq, end + 1)), list(range(1, end + 1))]
+
+
 def test_a_film_is_told_of_on_through_its_revisions(desk: FrontDesk):
     film = desk.ask("POST", "/v1/films", json={"script": script_of(CATALOG, "boat", "star")}).json()
     script = script_of(CATALOG, "fish", "star")
