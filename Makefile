@@ -52,9 +52,10 @@ e2e: $(FARM) $(TOOLS) ## tests of what the README shows
 chaos-sweep: $(FARM) $(TOOLS) ## the golden job under every fault at every point
 	@$(BIN)/python -m tests.chaos.sweep
 
-chaos: $(FARM) $(TOOLS) ## a live farm under a storm of faults: make chaos SEED=7, then a long run of the property tests
+chaos: $(FARM) $(TOOLS) ## a live farm under a storm of faults: make chaos SEED=7, then long runs of the property tests and of HTTP
 	@$(BIN)/python -m tests.chaos.storm $(if $(SEED),--seed $(SEED))
-	@REELFARM_TEST_PROFILE=chaos $(BIN)/python -m pytest -q tests/live/test_ledger_against_model_long.py
+	@REELFARM_TEST_PROFILE=chaos $(BIN)/python -m pytest -q \
+	  tests/live/test_ledger_against_model_long.py tests/live/test_standing_farm.py
 
 mutants: $(FARM) $(TOOLS) ## plant seeded defects, one at a time, and see the tests catch them
 	@$(BIN)/python -m tests.chaos.mutants
