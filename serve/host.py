@@ -86,6 +86,10 @@ def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event)
     except FarmError as error:
         up.say(home, replace(now, failed=error.line()))
         say(log, "The farm cannot stand.", action="farm.failed", level=logging.ERROR, why=error.line())
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), "")
+        up.say(home, replace(now, failed=f"something unforeseen happened ({type(error).__name__}: {said})"))
+        log.exception("The farm cannot stand.")
 
 
 def _serve_until_told(settings: Settings, supervisor: Any, now: Up, told: threading.Event) -> None:

@@ -49,6 +49,16 @@ class StandingFarm:
         assert not check or done.returncode == 0, done.stderr
         return done
 
+    def ray(self, *arguments: str, token: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Ray's command line against this farm's Ray, with its token or another one."""
+        env = {name: value for name, value in self.env.items() if not name.startswith("FARM_")}
+        env |= {"RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": self.dashboard, "RAY_ADDRESS": self.dashboard}
+        env["RAY_AUTH_TOKEN"] = token or (self.home / "ray-token").read_text().strip()
+        command = [str(Path(sys.executable).with_name("ray")), *arguments]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
     def up(self) -> StandingFarm:
         said = json.loads(self.farm("up", "--json").stdout)
         self.url, self.key, self.dashboard, self.pid = said["url"], said["key"], said["dashboard"], said["pid"]
@@ -61,12 +71,13 @@ class StandingFarm:
         warnings.filterwarnings("ignore", category=DeprecationWarning, message="The Sora API")
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, **more)
 
-    def processes(self, title: str) -> list[psutil.Process]:
-        """Of this farm, whose title (Ray's name of an actor) begins so."""
+    def processes(self, title: str, word: str = "") -> list[psutil.Process]:
+        """Of this farm, whose command (Ray's name of an actor) begins so, and has `word` in it."""
         found = []
         for process in psutil.Process(self.pid).children(recursive=True):
             try:
-                if process.cmdline()[:1] and process.cmdline()[0].startswith(title):
+                command = process.cmdline()
+                if command and command[0].startswith(title) and (not word or word in command):
                     found.append(process)
             except psutil.Error:
                 continue

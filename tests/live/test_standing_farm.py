@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import queue
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from cluster.ledger.ledger import Ledger
 from tests.standing_farm import StandingFarm, standing_farm, until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(280)]
 BOAT = "a red boat crosses the sea"
 NUM_REQUESTS = 200 if os.environ.get("REELFARM_TEST_PROFILE") == "chaos" else 60
+NUM_LINES = 60 if NUM_REQUESTS == 200 else 20
 FIRST = 10_000_000  # seeds of theirs alone
 
 
@@ -125,6 +130,47 @@ def test_a_replica_the_proxy_and_the_dispatcher_die_under_many_requests(farm: St
         assert ledger.flaws() == []
     finally:
         ledger.close()
+
+
+def test_a_batch_submitted_to_ray_killed_half_way_and_submitted_again_does_nothing_twice(
+    farm: StandingFarm, tmp_path: Path
+) -> None:
+    prompts = [{"id": f"line-{n}", "prompt": BOAT, "seed": 20_000_000 + n} for n in range(NUM_LINES)]
+    (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in prompts))
+    (tmp_path / "farm.key").write_text(farm.key)
+    out = tmp_path / "out"
+
+    def submit(name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """As a data team does, with a working directory that holds the prompts and the key."""
+        env = {"FARM_URL": farm.url, "FARM_API_KEY_FILE": "farm.key"}
+        batch = ["farm", "batch", "--input", "prompts.jsonl", "--output", str(out), "--show", "spring"]
+        return farm.ray(
+            "job", "submit", "--submission-id", name, "--working-dir", str(tmp_path),
+            "--runtime-env-json", json.dumps({"env_vars": env, "excludes": ["out"]}), *more, "--", *batch,
+        )  # fmt: skip
+
+    ledger = farm.ledger()
+    try:
+        submit("first", "--no-wait")
+        until(lambda: made(ledger) >= NUM_LINES // 2)
+        [killed] = farm.processes(sys.executable, "batch")
+        killed.kill()
+        log = submit("second").stdout
+        assert f"{NUM_LINES} of {NUM_LINES} lines are made" in log, log
+        assert made(ledger) == NUM_LINES, "a line was made twice"
+    finally:
+        ledger.close()
+    results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert sorted(one["id"] for one in results) == sorted(one["id"] for one in prompts)
+    assert len({one["video"] for one in results}) == NUM_LINES
+    assert {one["status"] for one in results} == {"completed"}
+    assert len(list((out / "clips").glob("*.mp4"))) == NUM_LINES
+    refused = farm.ray("status", token="0" * 64, check=False)  # nobody's
+    assert refused.returncode != 0
+
+
+def made(ledger: Ledger) -> int:
+    return sum(job.spec["seed"] >= 20_000_000 for job in ledger.jobs(limit=1000) if "seed" in job.spec)
 
 
 def test_down_ends_streams_cleanly_and_what_was_accepted_goes_on_at_the_next_up(farm: StandingFarm) -> None:
