@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.errors import Unavailable
@@ -29,13 +29,17 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def private_ray(*, gpus: int, code_dir: Path, dashboard_port: int | None = None) -> Iterator[None]:
+def private_ray(
+    *, gpus: int, code_dir: Path, dashboard_port: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Ray on this machine, on loopback, ended when the block ends. `gpus` is what Ray shall count as accelerators;
     where there are none it pretends, so that pinning can be tried anywhere. Its dashboard takes part if it has a port.
+    `environment` is set before it starts.
 
     Raises Unavailable when Ray does not come up.
     """
     imported_before = "ray" in sys.modules
+    os.environ.update(environment or {})
     prepare_environment()
     import ray
 
@@ -57,6 +61,13 @@ def draining_nodes() -> frozenset[str]:
     import ray
 
     return frozenset(ray._private.state.state.get_draining_nodes())
+
+
+def child_environment(code_dir: Path) -> dict[str, str]:
+    """For a process that starts a Ray: it imports our code from `code_dir`, and jobs that are submitted to that Ray
+    find the command `farm` beside the interpreter."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "PYTHONPATH": _python_path(code_dir)}
 
 
 def replica_drains() -> bool:
@@ -96,7 +107,7 @@ def _start(*, gpus: int, code_dir: Path, dashboard_port: int | None) -> None:
                 configure_logging=True,
                 logging_level=logging.ERROR,
                 object_store_memory=256 * 2**20,
-                runtime_env={"env_vars": {"PYTHONPATH": python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
+                runtime_env={"env_vars": {"PYTHONPATH": _python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
                 _node_ip_address="127.0.0.1",
             )
             return
@@ -108,6 +119,6 @@ def _start(*, gpus: int, code_dir: Path, dashboard_port: int | None) -> None:
                 ) from error
 
 
-def python_path(code_dir: Path) -> str:
+def _python_path(code_dir: Path) -> str:
     inherited = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     return os.pathsep.join(dict.fromkeys([str(code_dir), *inherited]))

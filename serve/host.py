@@ -62,13 +62,17 @@ def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event)
     now = Up(pid=os.getpid(), phase="starting Ray")
     up.say(home, now)
     try:
-        os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "serve.listener.callback"
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_secret(home / RAY_TOKEN, secrets.token_hex(32)))
+        token_file = _secret(home / RAY_TOKEN, secrets.token_hex(32))
+        environment = {
+            "RAY_AUTH_TOKEN_PATH": str(token_file),
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.listener.callback",
+        }
         key_file = _first_key(settings)
-        port, dashboard_port = _free_port(settings.http_port, "FARM_HTTP_PORT"), _free_port(settings.dashboard_port)
-        with private_ray(gpus=gpus, code_dir=CODE_DIR, dashboard_port=dashboard_port):
+        port = _free_port(settings.http_port, only="http_port" in settings.model_fields_set)
+        dashboard_port = _free_port(settings.dashboard_port)
+        with private_ray(gpus=gpus, code_dir=CODE_DIR, dashboard_port=dashboard_port, environment=environment):
             now = replace(
-                now, phase="starting HTTP", key_file=str(key_file), ray_token_file=str(home / RAY_TOKEN),
+                now, phase="starting HTTP", key_file=str(key_file), ray_token_file=str(token_file),
                 dashboard=f"http://127.0.0.1:{dashboard_port}",
             )  # fmt: skip
             up.say(home, now)
@@ -160,17 +164,19 @@ def _secret(file: Path, text: str) -> Path:
     return file
 
 
-def _free_port(asked: int, setting: str | None = None) -> int:
-    """`asked` if it is free, else any that is. Raises InvalidSettings if `setting` was set to one that is not free."""
+def _free_port(asked: int, *, only: bool = False) -> int:
+    """`asked` if it is free, else any that is. Raises InvalidSettings if it has to be that one, and it is not free."""
     for port in (asked, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
-                if setting is not None and setting in os.environ:
+                if only:
                     raise InvalidSettings(
-                        f"port {port} is taken", field=setting, remedy="use another one, or 0 for any that is free"
+                        f"port {port} is taken",
+                        field="FARM_HTTP_PORT",
+                        remedy="use another one, or 0 for any that is free",
                     ) from error
                 continue
             return int(probe.getsockname()[1])

@@ -16,7 +16,7 @@ from typing import IO
 
 from cluster import disk, farm_lock
 from cluster.errors import Unavailable
-from cluster.runtime import python_path
+from cluster.runtime import child_environment
 from cluster.settings import Settings
 
 RECORD = "up.json"
@@ -123,12 +123,10 @@ def stop(settings: Settings, up: Up, *, at_once: bool = False, on_late: Callable
 
 
 def _spawned(arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Jobs that are submitted to its Ray find the command `farm` beside the interpreter."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "serve.host", *arguments],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        env={**os.environ, "PATH": path, "PYTHONPATH": python_path(Path(__file__).resolve().parent.parent)},
+        env=child_environment(Path(__file__).resolve().parent.parent),
     )  # fmt: skip
 
 
