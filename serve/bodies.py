@@ -11,14 +11,15 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NoReturn
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from cluster.errors import TooSlow, Unreadable
+from serve.gate import OPEN
 
 MAX_FIELDS, MAX_FILES, MAX_VALUE_BYTES, MAX_DEPTH = 200, 8, 256 << 10, 4
 _NAME = re.compile(r"(?P<name>[^\[\]]{1,64})(?P<path>(?:\[[^\[\]]{0,64}\])*)")
@@ -26,11 +27,15 @@ _NAME = re.compile(r"(?P<name>[^\[\]]{1,64})(?P<path>(?:\[[^\[\]]{0,64}\])*)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilePart:
-    """A file in a form. Its bytes are not kept: no model of the catalog reads one yet."""
+    """A file in a form. Its bytes lie in memory or on disk, as large as they are, until the request is answered."""
 
     media_type: str
-    size_bytes: int
     sha256: str
+    file: BinaryIO = field(repr=False, compare=False)
+
+    def read(self) -> bytes:
+        self.file.seek(0)
+        return self.file.read()
 
 
 async def fields(request: Request, *, wait_s: float, required: bool = True) -> dict[str, Any]:
@@ -87,22 +92,19 @@ async def _form(request: Request) -> dict[str, Any]:
         form = await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_VALUE_BYTES)
     except HTTPException as error:
         raise Unreadable(f"the form cannot be read: {error.detail}") from error
-    try:
-        found: dict[str, Any] = {}
-        for name, value in form.multi_items():
-            _place(found, name, await _file(value) if isinstance(value, UploadFile) else value)
-        return found
-    finally:
-        await form.close()
+    request.scope[OPEN].append(form)
+    found: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        _place(found, name, await _file(value) if isinstance(value, UploadFile) else value)
+    return found
 
 
 async def _file(part: UploadFile) -> FilePart:
-    digest, size_bytes = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     while chunk := await part.read(1 << 20):
         digest.update(chunk)
-        size_bytes += len(chunk)
     return FilePart(
-        media_type=part.content_type or "application/octet-stream", size_bytes=size_bytes, sha256=digest.hexdigest()
+        media_type=part.content_type or "application/octet-stream", sha256=digest.hexdigest(), file=part.file
     )
 
 
