@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.errors import FailureClass
 from cluster.ledger.keys import Scope
@@ -163,6 +168,34 @@ def test_an_order_that_cannot_be_is_refused_by_its_field(
     before = idle.books.kinds(job)
     assert idle.refused("POST", asked, json=body)[:2] == (status, field)
     assert idle.books.kinds(job) == before
+
+
+ANY = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.lists(st.text(max_size=5))
+NAMES = ["dry_run", "states", "with_tasks", "priority", "tier", "reason", "share", "name", "scopes", "show", "tenant",
+         "requests_per_minute", "in_flight_s", "tokens_per_minute", "keep_old_s"]  # fmt: skip
+FIELDS = st.dictionaries(
+    st.sampled_from(NAMES), ANY | st.sampled_from([True, 5, "batch", ["dead"], ["read"], "x", 2.5]), max_size=5
+)
+
+
+@settings(max_examples=10)  # each is a request to every route
+@given(fields=FIELDS, text=st.text(max_size=12))
+def test_whatever_is_ordered_the_answer_is_one_that_the_document_names(
+    idle: Operating, fields: dict[str, Any], text: str
+):
+    paths: dict[str, dict[str, Any]] = idle.front.app.openapi()["paths"]
+    job = next(iter(idle.books.ledger.jobs()), None)
+    job_id = job.id if job else idle.books.submit(task("a"), task("b", "a"))
+    known = {"job_id": job_id, "task_id": idle.books.task(job_id, "a")["id"], "worker_id": "w2", "show": "x"}
+    ours = [path for path in paths if re.match(r"/v1/(jobs|tasks|workers|shows|keys|names)\b", path)]
+    for path in ours:
+        for method, told in paths[path].items():
+            named = path.format(**{"key_id": quote(text, safe=""), **known})
+            query = dict.fromkeys(("part", "after", "limit", "show", "state", "gone", "tasks"), text)
+            more = {"params": query} if method == "get" else {"content": json.dumps(fields)}
+            response = idle.ask(method.upper(), named, **more)
+            assert str(response.status_code) in told["responses"], (path, response.status_code, response.text)
+            assert response.status_code < 500
 
 
 def test_what_to_do_next_stands_alone_beside_the_message(farm: Operating):
