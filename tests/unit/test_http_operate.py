@@ -186,7 +186,13 @@ def test_whatever_is_ordered_the_answer_is_one_that_the_document_names(
     paths: dict[str, dict[str, Any]] = idle.front.app.openapi()["paths"]
     job = next(iter(idle.books.ledger.jobs()), None)
     job_id = job.id if job else idle.books.submit(task("a"), task("b", "a"))
-    known = {"job_id": job_id, "task_id": idle.books.task(job_id, "a")["id"], "worker_id": "w2", "show": "x"}
+    known = {
+        "name": "x.mp4",
+        "job_id": job_id,
+        "task_id": idle.books.task(job_id, "a")["id"],
+        "worker_id": "w2",
+        "show": "x",
+    }
     ours = [path for path in paths if re.match(r"/v1/(jobs|tasks|workers|shows|keys|names)\b", path)]
     for path in ours:
         for method, told in paths[path].items():
