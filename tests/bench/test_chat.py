@@ -44,7 +44,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingFarm]:
 def test_tokens_per_second_and_the_first_one_beside_the_engine_alone(farm: StandingFarm, at_once: int) -> None:
     ledger = Ledger(f"sqlite:///{farm.home / 'ledger.db'}")
     try:
-        until(lambda: _through(farm, 99, 1) is not None, 600)
+        until(lambda: _through(farm, 99, 1) is not None, timeout_s=600)
         _alone(ledger, 98, at_once)
         pairs = [(_through(farm, pair, at_once), _alone(ledger, 1000 + pair, at_once)) for pair in range(PAIRS)]
     finally:
@@ -105,6 +105,6 @@ def _alone(ledger: Ledger, pair: int, at_once: int) -> Measured:
         entry="tests.bench.chat_alone:alone", params={"pair": pair, "at_once": at_once},
     )  # fmt: skip
     job_id, _ = ledger.submit(JobSpec(recipe="bench", version=1, title="bench", spec={}), [task])
-    until(lambda: ledger.job(job_id).over, 600)
+    until(lambda: ledger.job(job_id).over, timeout_s=600)
     [done] = ledger.tasks(job_id)
     return done["result"]["tokens"] / done["result"]["seconds"], statistics.median(done["result"]["firsts"])
