@@ -149,6 +149,8 @@ def test_a_batch_submitted_to_ray_killed_half_way_and_submitted_again_does_nothi
             "--runtime-env-json", json.dumps({"env_vars": env, "excludes": ["out"]}), *more, "--", *batch,
         )  # fmt: skip
 
+    probe = ("job", "submit", "--no-wait", "--", "true")
+    until(lambda: farm.ray(*probe, check=False).returncode == 0)  # Ray's agent is up a moment after the farm
     ledger = farm.ledger()
     try:
         submit("first", "--no-wait")
@@ -162,7 +164,7 @@ def test_a_batch_submitted_to_ray_killed_half_way_and_submitted_again_does_nothi
         ledger.close()
     results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sorted(one["id"] for one in results) == sorted(one["id"] for one in prompts)
-    assert len({one["video"] for one in results}) == NUM_LINES
+    assert len({one["video_id"] for one in results}) == NUM_LINES
     assert {one["status"] for one in results} == {"completed"}
     assert len(list((out / "clips").glob("*.mp4"))) == NUM_LINES
     refused = farm.ray("status", token="0" * 64, check=False)  # nobody's
