@@ -45,7 +45,7 @@ class StandingFarm:
     def farm(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line, on this farm's FARM_HOME."""
         command = [sys.executable, "-P", "-m", "serve.cli.main", *arguments]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=600, check=False)
         assert not check or done.returncode == 0, done.stderr
         return done
 
@@ -60,7 +60,11 @@ class StandingFarm:
         return done
 
     def up(self) -> StandingFarm:
-        said = json.loads(self.farm("up", "--json").stdout)
+        try:
+            said = json.loads(self.farm("up", "--json").stdout)
+        except BaseException:
+            self.farm("down", "--now", check=False)
+            raise
         self.url, self.key, self.dashboard, self.pid = said["url"], said["key"], said["dashboard"], said["pid"]
         return self
 

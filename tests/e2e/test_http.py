@@ -13,7 +13,7 @@ import pytest
 
 from tests.standing_farm import ROOT, StandingFarm, standing_farm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import pytest
 from cluster.ledger.ledger import Ledger
 from tests.standing_farm import StandingFarm, standing_farm, until
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 BOAT = "a red boat crosses the sea"
 NUM_REQUESTS = 200 if os.environ.get("REELFARM_TEST_PROFILE") == "chaos" else 60
 NUM_LINES = 60 if NUM_REQUESTS == 200 else 20
