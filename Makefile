@@ -27,7 +27,7 @@ NEEDS := $(VENV)/.needs-$(LOCK)-$(call sum,$(LOCKS)/$(LOCK).txt)
 FARM := $(VENV)/.farm-$(call sum,pyproject.toml)
 TOOLS := $(VENV)/.tools-$(call sum,$(LOCKS)/test.txt)
 
-.PHONY: help film test unit live e2e chaos-sweep chaos mutants bench scale check house-eval house-train writer-eval \
+.PHONY: help film test unit live e2e chaos-sweep chaos mutants fuzz sdks bench scale check house-eval house-train writer-eval \
   install install-tests lock clean
 
 help: ## what there is
@@ -59,6 +59,12 @@ chaos: $(FARM) $(TOOLS) ## a live farm under a storm of faults: make chaos SEED=
 
 mutants: $(FARM) $(TOOLS) ## plant seeded defects, one at a time, and see the tests catch them
 	@$(BIN)/python -m tests.chaos.mutants
+
+fuzz: $(FARM) $(TOOLS) ## Schemathesis over every route of the OpenAPI document: make fuzz CASES=2000 SEED=7
+	@$(BIN)/python -m tests.fuzz $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED))
+
+sdks: $(FARM) $(TOOLS) ## OpenAI's client in its oldest, a middle and its newest version, each in an environment of its own
+	@$(BIN)/python -m tests.sdks.matrix
 
 bench: $(FARM) $(TOOLS) ## measurements, as ratios to the plain libraries
 	@$(BIN)/python -m pytest tests/bench -s

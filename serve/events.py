@@ -43,13 +43,23 @@ ENDS = frozenset(STATUS.values()) - {"queued", "in_progress"}
 After = Annotated[int, Query(ge=0, lt=2**63, description="Events up to this number are known: as `Last-Event-ID`")]
 LAST = "last-event-id"
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+EVENT = {
+    "type": "object",
+    "description": "One event",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["status", "progress", "completed", "failed", "cancelled"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string"},
+    },
+}
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": (
             "Server-Sent Events `status`, `progress`, `completed`, `failed`, `cancelled`; the data of each is the "
             "object as JSON. All but `progress` have an id, which `Last-Event-ID` takes"
         ),
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
     },
     204: {"description": "It is over, and the client knows"},
 }

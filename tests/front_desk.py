@@ -84,12 +84,18 @@ class Working:
     """A front desk with a dispatcher and a render worker behind it, until it is closed."""
 
     def __init__(
-        self, home: Path, engine: PictureEngine, beside: Mapping[str, Engine] = NOBODY, **settings: Any
+        self,
+        home: Path,
+        engine: PictureEngine,
+        beside: Mapping[str, Engine] = NOBODY,
+        chat_desk: ChatDesk | None = None,
+        **settings: Any,
     ) -> None:
-        """`beside` are engines of other workers, by their roles; a writer holds the house writer."""
+        """`beside` are engines of other workers, by their roles; a writer holds the house writer. `chat_desk` chats."""
         self.engine = engine
         self.farm = InProcessFarm(home)
-        self.desk = FrontDesk(self.farm.ledger, self.farm.store, Settings(home=home, **settings), Reachable(self.farm))
+        reachable, told = Reachable(self.farm), Settings(home=home, **settings)
+        self.desk = FrontDesk(self.farm.ledger, self.farm.store, told, reachable, chat_desk)
         self._ticking = self.farm.desk.ask(self._tick())
         self.workers = [self.farm.worker(engine, models=("house-video",))]
         for role, other in beside.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ class World:
 
     def __init__(self, desk: FrontDesk) -> None:
         self.desk = desk
+        feed = desk.app.state.service.feed
+        feed.pace = replace(feed.pace, most_s=0.01)  # streams end
+        desk.ledger.take_term()  # it is ready
         self.owner = desk.key(*Scope, show="feature")
         image = JobSpec(recipe="pipelines.recipes.image", title="x", spec={}, tenant="studio", show="feature")
         self.ids = {
