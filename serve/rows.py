@@ -109,7 +109,7 @@ class EventRow(Row):
 class EventPage(Row):
     object: str = "list"
     data: list[EventRow]
-    last_id: str | None = Field(description="The number of the last event: `after` for what follows")
+    last_id: str | None = Field(None, description="The number of the last event: `after` for what follows")
     has_more: bool
     over: bool = Field(description="The job was over before these events were read: no more come unless it is reopened")
 
