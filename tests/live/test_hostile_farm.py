@@ -50,6 +50,7 @@ def check(farm: StandingFarm, attack: Attack) -> None:
     reply = raw_http.ask(farm.url, attack.pieces(farm.key), half_close=attack.half_close)
     assert reply.status in attack.fair, (attack.name, reply.status, reply.body[:300])
     if reply.status >= 400:
+        assert reply.error is not None, (attack.name, reply.status, reply.headers, reply.body[:300])
         ErrorBody.model_validate(reply.error)
 
 
