@@ -58,6 +58,8 @@ class Doorway:
             await _too_long()(scope, receive, send)
             return
         scope["headers"] = [pair for pair in headers if _passes(*pair)]
+        if not scope["path"].startswith("/"):  # `OPTIONS *`, which Ray would answer itself
+            scope["path"] = "/" + scope["path"]
         most, num_bytes = most_bytes(headers, body=self._body_bytes, upload=self._upload_bytes), 0
 
         async def bounded() -> Message:
