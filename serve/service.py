@@ -59,8 +59,11 @@ class Queue:
         self._crews: list[Crew] = []
 
     def look(self) -> Backlog:
-        """Raises LedgerUnavailable."""
-        with self._lock:
+        """Raises LedgerUnavailable. While one thread looks, the others have what the last look saw: with a long queue a
+        look takes a while, and each answer waited for it."""
+        if not self._lock.acquire(blocking=self._until_s == float("-inf")):
+            return self._seen
+        try:
             began_s = time.monotonic()
             if began_s >= self._until_s:
                 self._seen = self._ledger.view(outcomes.backlog)
@@ -72,6 +75,8 @@ class Queue:
                 took_s = time.monotonic() - began_s
                 self._until_s = began_s + max(FRESH_S, LOOKS * took_s)
             return self._seen
+        finally:
+            self._lock.release()
 
     def place(self, job_id: str) -> int | None:
         """How many jobs are likely to begin before this one; None if it does not wait."""
