@@ -73,33 +73,48 @@ def say(home: Path, up: Up) -> None:
 
 
 def start(settings: Settings, arguments: list[str], on_phase: Callable[[str], None]) -> Up:
-    """Starts a farm in a process group of its own, and returns when it is ready. Raises Unavailable."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    logs = settings.home / "logs"
-    logs.mkdir(exist_ok=True)
-    with suppress(FileNotFoundError):
-        (settings.home / RECORD).unlink()
+    """Starts a farm in a process group of its own, and returns when it is ready; one that somebody else is starting is
+    waited for. Raises Unavailable."""
+    home, logs = settings.home, settings.home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    found = here(settings)
+    if found is not None and found.phase == ENDING:
+        on_phase("waiting for the farm before it to end")
+        _wait_for_the_end(settings, found)
+        found = None
+    if found is not None:
+        return _ready(home, found.pid, lambda: here(settings) is not None, on_phase)
+    if farm_lock.is_held(home):
+        raise Unavailable(
+            f"a farm (pid {farm_lock.holder(home)}) is at work on {home}", field="FARM_HOME",
+            remedy="try again when it has ended",
+        )  # fmt: skip
+    (home / RECORD).unlink(missing_ok=True)
     with (logs / "farm.log").open("ab") as log:
         child = _spawned(arguments, log)
-    ends_s, phase = time.monotonic() + START_S, ""
     try:
-        while time.monotonic() < ends_s:
-            up = _read(settings.home)
-            if up is not None and up.pid == child.pid:
-                if up.phase and up.phase != phase:
-                    on_phase(phase := up.phase)
-                if up.failed:
-                    raise Unavailable(up.failed, remedy=f"its log is {logs / 'farm.log'}")
-                if up.ready:
-                    return up
-            if child.poll() is not None:
-                raise Unavailable("the farm ended while it started", remedy=f"its log is {logs / 'farm.log'}")
-            time.sleep(LOOK_S)
+        return _ready(home, child.pid, lambda: child.poll() is None, on_phase)
     except BaseException:
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGTERM)
         raise
-    raise Unavailable(f"the farm was not ready after {START_S:.0f} s", remedy=f"its log is {logs / 'farm.log'}")
+
+
+def _ready(home: Path, pid: int, lives: Callable[[], bool], on_phase: Callable[[str], None]) -> Up:
+    ends_s, phase, log = time.monotonic() + START_S, "", f"its log is {home / 'logs' / 'farm.log'}"
+    while time.monotonic() < ends_s:
+        lived, up = lives(), _read(home)
+        if up is not None and up.pid == pid:
+            if up.phase and up.phase != phase:
+                on_phase(phase := up.phase)
+            if up.failed:
+                raise Unavailable(up.failed, remedy=log)
+            if up.ready:
+                return up
+        if not lived:
+            raise Unavailable("the farm ended while it started", remedy=log)
+        time.sleep(LOOK_S)
+    raise Unavailable(f"the farm was not ready after {START_S:.0f} s", remedy=log)
 
 
 def stop(settings: Settings, up: Up, *, at_once: bool = False, on_late: Callable[[], None] = lambda: None) -> None:
@@ -110,6 +125,10 @@ def stop(settings: Settings, up: Up, *, at_once: bool = False, on_late: Callable
     signum = signal.SIGKILL if at_once else signal.SIGTERM
     with suppress(ProcessLookupError):
         (os.killpg if at_once else os.kill)(up.pid, signum)
+    _wait_for_the_end(settings, up, on_late)
+
+
+def _wait_for_the_end(settings: Settings, up: Up, on_late: Callable[[], None] = lambda: None) -> None:
     ends_s, late_s = time.monotonic() + END_S, time.monotonic() + 2.0
     while farm_lock.is_held(settings.home):
         if time.monotonic() > ends_s:
