@@ -3,12 +3,12 @@ place elsewhere."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.accelerators import Fleet
@@ -18,6 +18,7 @@ from cluster.runtime import prepare_environment
 from cluster.states import JobState
 from serve.local import CODE_DIR, Farm
 from serve.watch import Watch
+from tests.standing_farm import until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
@@ -74,7 +75,7 @@ def test_a_worker_leaves_a_node_that_goes_away_and_its_task_ends_on_another(
         assert (first["state"], second["state"]) == ("interrupted", "succeeded")
         assert workers[first["worker_id"]]["node"] == drained[0]
         assert workers[second["worker_id"]]["node"] in set(two_nodes) - set(drained)
-        assert not os.path.exists(f"/proc/{workers[first['worker_id']]['facts']['pid']}")
+        until(lambda: not psutil.pid_exists(workers[first["worker_id"]]["facts"]["pid"]))
 
 
 def test_a_farm_starts_a_ray_of_its_own_beside_one_that_runs_already(two_nodes: list[str]) -> None:

@@ -21,6 +21,7 @@ from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, Move, State
 from cluster.store import DirectoryStore
 from pipelines.recipes import clip
+from serve.crew import fleet_of
 from serve.local import Farm
 from tests import dying_renderer
 from tests.tiny_models import tiny_ltx, tiny_wan
@@ -69,7 +70,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
         patch.setenv("FARM_CHECKPOINT_S", "0.01")  # after each step
         patch.setenv("FARM_PREEMPT_PAYS_S", "0.1")
         with Farm(home=tmp_path_factory.mktemp("home"), gpus=0) as running:
-            running.fleets.want(running._fleet("render", "house-video"))
+            running.fleets.want(fleet_of("render", "house-video", gpus=0, settings=running.settings))
             yield running
 
 
