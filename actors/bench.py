@@ -22,7 +22,7 @@ from cluster.errors import (
     StoreUnavailable,
 )
 from cluster.logs import say
-from cluster.store import Store
+from cluster.store.port import Store
 
 log = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 0.5

@@ -42,7 +42,7 @@ from cluster.logs import about, say
 from cluster.rates import RateCard
 from cluster.settings import Settings
 from cluster.states import AttemptState
-from cluster.store import Store, find_receipt, verify_receipt
+from cluster.store.port import Store, find_receipt, verify_receipt
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

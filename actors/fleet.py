@@ -30,7 +30,8 @@ from cluster.logs import say
 from cluster.rates import load_rate_card
 from cluster.runtime import NAMESPACE, draining_nodes
 from cluster.settings import Settings
-from cluster.store import DirectoryStore, Store
+from cluster.store.opening import open_store
+from cluster.store.port import Store
 
 log = logging.getLogger(__name__)
 DISPATCHER = "dispatcher"
@@ -62,7 +63,7 @@ class DispatcherHost:
                 settings = self._settings
                 dispatcher = Dispatcher(
                     ledger=await asyncio.to_thread(Ledger, settings.ledger),
-                    store=DirectoryStore(settings.store_dir),
+                    store=open_store(settings),
                     rates=load_rate_card(settings.rate_card),
                     clock=SystemClock(),
                     settings=settings,
@@ -246,7 +247,7 @@ def _store(settings: Settings) -> Store:
     ends_s = time.monotonic() + settings.ready_timeout_s
     while True:
         try:
-            return DirectoryStore(settings.store_dir)
+            return open_store(settings)
         except StoreUnavailable:
             if time.monotonic() > ends_s:
                 raise

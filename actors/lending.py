@@ -20,7 +20,7 @@ from cluster.ledger.jobs import Job
 from cluster.ledger.ledger import Given, Ledger
 from cluster.logs import say
 from cluster.schedule import Candidate
-from cluster.store import Store
+from cluster.store.port import Store
 
 log = logging.getLogger(__name__)
 GROUP = 64  # leases, or commits, of one transaction

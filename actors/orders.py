@@ -9,7 +9,7 @@ from actors.contract import Input, Order
 from cluster.assets import attempts_prefix, denoise_step_of
 from cluster.ledger.jobs import Job
 from cluster.ledger.money import Spend
-from cluster.store import Store
+from cluster.store.port import Store
 
 MAX_CHECKPOINTS = 5
 

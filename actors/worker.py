@@ -34,7 +34,7 @@ from cluster.errors import (
     WorkerLost,
 )
 from cluster.logs import about, say
-from cluster.store import Store, put_receipt
+from cluster.store.port import Store, put_receipt
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1.0

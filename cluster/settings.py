@@ -22,6 +22,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=lambda: Path.home() / ".reelfarm", description="ledger, store, models, logs")
     ledger_url: str = Field("", description="sqlite:///FILE or postgresql+psycopg://...; empty: FARM_HOME/ledger.db")
+    store: str = Field("", description="a directory or s3://BUCKET/PREFIX; empty: FARM_HOME/store")
     rate_card: Path | None = Field(None, description="YAML with prices; empty: the one that comes with Reelfarm")
     price_class: str = Field("on-demand", description="on-demand, spot, ...: how this machine's time is bought")
     tenant: str = Field("studio", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -108,7 +109,8 @@ class Settings(BaseSettings):
 
     @property
     def store_dir(self) -> Path:
-        return self.home / "store"
+        """Of a store that is a directory."""
+        return Path(self.store).expanduser() if self.store else self.home / "store"
 
     @property
     def faults_dir(self) -> Path:

@@ -21,7 +21,7 @@ from cluster.errors import InvalidInput
 from cluster.ledger.ledger import Ledger
 from cluster.runtime import NAMESPACE, replica_drains
 from cluster.settings import Settings
-from cluster.store import DirectoryStore
+from cluster.store.opening import open_store
 from serve import up
 from serve.http import create_app
 from serve.service import off_the_loop
@@ -87,7 +87,7 @@ class Api:
         desk = RayDesk(lease_wait_s=settings.lease_wait_s)
         api = create_app(
             Ledger(settings.ledger),
-            DirectoryStore(settings.store_dir),
+            open_store(settings),
             Catalog.load(settings.home / "models.d"),
             settings,
             desk=desk,

@@ -16,7 +16,7 @@ from cluster.errors import Unavailable
 from cluster.ledger import outcomes
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
-from cluster.store import Store
+from cluster.store.port import Store
 from serve import envelope
 from serve.chats import ChatDesk
 from serve.farm import (

@@ -32,7 +32,7 @@ from cluster.rates import usd
 from cluster.runtime import private_ray
 from cluster.settings import Settings
 from cluster.states import ENDED, JobState, State
-from cluster.store import DirectoryStore
+from cluster.store.opening import open_store
 from cluster.timing import Ahead
 from pipelines.delivery import check_out_dir, deliver
 from pipelines.recipes import clip as clip_recipe
@@ -95,7 +95,7 @@ class Farm:
         self.catalog = Catalog.load(home / "models.d")
         self.ledger = Ledger(self.settings.ledger)
         self._stack.callback(self.ledger.close)
-        self.store = DirectoryStore(self.settings.store_dir)
+        self.store = open_store(self.settings)
         self._stack.enter_context(private_ray(gpus=self.gpus, code_dir=CODE_DIR))
         from actors.fleet import Fleets
 

@@ -21,7 +21,7 @@ from cluster.ledger import history, holdings, outcomes
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.outcomes import Backlog
 from cluster.settings import Settings
-from cluster.store import Store
+from cluster.store.port import Store
 from cluster.timing import Paces, learned
 from serve.chats import ChatDesk, Places, TokenMeter
 from serve.feed import Feed

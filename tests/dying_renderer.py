@@ -14,7 +14,7 @@ import torch  # noqa: F401
 from actors.bench import WorkBench
 from actors.contract import Order, ShotSpec
 from actors.renderer import Renderer, load_family
-from cluster.store import DirectoryStore
+from cluster.store.directory import DirectoryStore
 
 
 def render(

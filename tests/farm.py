@@ -16,7 +16,7 @@ from cluster.clock import SystemClock
 from cluster.ledger.ledger import Ledger
 from cluster.rates import load_rate_card
 from cluster.settings import Settings
-from cluster.store import DirectoryStore
+from cluster.store.directory import DirectoryStore
 
 T = TypeVar("T")
 

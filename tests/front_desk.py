@@ -18,7 +18,8 @@ from actors.contract import Engine, Json
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
-from cluster.store import DirectoryStore, Store
+from cluster.store.directory import DirectoryStore
+from cluster.store.port import Store
 from serve.chats import ChatDesk
 from serve.http import create_app
 from serve.service import Desk

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.assets import Blob, canonical_json, derived_key
 from cluster.errors import Expired, NotFound, WrittenOnce
-from cluster.store import Store
+from cluster.store.port import Store
 
 NUM_COLUMNS, NUM_ROWS, WIDTH_PX = 4, 4, 240
 NAME = "spritesheet-1.json"

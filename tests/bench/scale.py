@@ -38,7 +38,8 @@ from cluster.ledger.jobs import JobSpec
 from cluster.ledger.ledger import Ledger
 from cluster.rates import load_rate_card
 from cluster.settings import Settings
-from cluster.store import DirectoryStore, put_receipt
+from cluster.store.directory import DirectoryStore
+from cluster.store.port import put_receipt
 
 SIZES = (1_000, 10_000, 100_000)
 NUM_WORKERS, NUM_SHOWS, PER_JOB, NUM_BUSY = 1_000, 8, 100, 64

@@ -31,7 +31,7 @@ from cluster.ledger.ledger import Ledger
 from cluster.rates import load_rate_card
 from cluster.settings import Settings
 from cluster.states import JobState
-from cluster.store import DirectoryStore
+from cluster.store.directory import DirectoryStore
 from tests.chaos import golden, sockets
 
 PATIENCE_S = 40.0

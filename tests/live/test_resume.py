@@ -19,7 +19,7 @@ from actors.orders import checkpoints
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, Move, State
-from cluster.store import DirectoryStore
+from cluster.store.directory import DirectoryStore
 from pipelines.recipes import clip
 from serve.crew import fleet_of
 from serve.local import Farm

@@ -19,7 +19,7 @@ import pytest
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
-from cluster.store import DirectoryStore
+from cluster.store.directory import DirectoryStore
 from serve.cli.main import run
 from serve.http import create_app
 from tests.front_desk import CATALOG

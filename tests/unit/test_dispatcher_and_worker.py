@@ -16,7 +16,7 @@ from cluster.errors import InvalidSpec, OutOfMemory, StaleTerm, StoreUnavailable
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, State
-from cluster.store import put_receipt, verify_receipt
+from cluster.store.port import put_receipt, verify_receipt
 from tests.farm import InProcessFarm, LocalDesk, in_process_farm
 
 

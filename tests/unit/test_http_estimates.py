@@ -11,7 +11,7 @@ import pytest
 
 from cluster.ledger.keys import Scope
 from cluster.settings import Settings
-from cluster.store import DirectoryStore
+from cluster.store.directory import DirectoryStore
 from tests.front_desk import BOAT, FrontDesk
 from tests.ledger_desk import LedgerDesk
 

@@ -17,7 +17,7 @@ from cluster.errors import FailureClass
 from cluster.ledger.keys import Scope
 from cluster.settings import Settings
 from cluster.states import Move, State
-from cluster.store import DirectoryStore
+from cluster.store.directory import DirectoryStore
 from tests.front_desk import FrontDesk
 from tests.ledger_desk import LedgerDesk, task
 

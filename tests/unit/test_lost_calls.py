@@ -19,7 +19,7 @@ from cluster.graph import TaskSpec
 from cluster.ledger.audit import violations
 from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, State
-from cluster.store import put_receipt
+from cluster.store.port import put_receipt
 from tests.chaos import golden
 from tests.farm import InProcessFarm, in_process_farm
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from cluster.assets import Blob, Receipt, ReceiptFile, blob_key, check_key, checkpoint_key, sha256_of_key
 from cluster.errors import DamagedAsset, FarmError, InvalidInput, NotFound, StoreUnavailable, WrittenOnce
-from cluster.store import DirectoryStore, Store, find_receipt, put_receipt, verify_receipt
+from cluster.store.directory import DirectoryStore
+from cluster.store.port import Store, find_receipt, put_receipt, verify_receipt
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -284,7 +285,7 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_under_a_final_key(tmp_path
     store, pipe = DirectoryStore(tmp_path / "store"), tmp_path / "pipe"
     os.mkfifo(pipe)
     script = (
-        "import sys; from pathlib import Path; from cluster.store import DirectoryStore\n"
+        "import sys; from pathlib import Path; from cluster.store.directory import DirectoryStore\n"
         "DirectoryStore(Path(sys.argv[1])).put_blob('acme', Path(sys.argv[2]), media_type='video/mp4')"
     )
     child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "store"), str(pipe)], cwd=REPOSITORY)
@@ -309,7 +310,7 @@ FULL_DISK_SCRIPT = """
 import json, os, sys
 from pathlib import Path
 from cluster.errors import StoreFull
-from cluster.store import DirectoryStore
+from cluster.store.directory import DirectoryStore
 store = DirectoryStore(Path(sys.argv[1]) / "store")
 small = store.put_blob("acme", b"s" * 50_000, media_type="video/mp4")
 errors = []

@@ -1,4 +1,4 @@
-"""The port to bytes at rest, and its implementation on a directory.
+"""The store on a directory, for one host.
 
 Nothing half-written is ever visible under a final key: bytes go to a temporary file of the same file system, are
 flushed to the disk, and get their name by a hard link, which fails if the name is taken. So two writers of one
@@ -15,91 +15,20 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from cluster import disk, faults
 from cluster.assets import (
     Blob,
-    Receipt,
     blob_key,
     check_key,
     check_media_type,
     check_tenant,
-    receipt_key,
     sha256_of_key,
 )
-from cluster.errors import DamagedAsset, InvalidInput, NotFound, StoreUnavailable, WrittenOnce
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Capabilities:
-    """What this store was seen to do, not what it says. What it lacks, its user must make up for."""
-
-    conditional_write: bool  # of two writers of one key, one is refused
-    server_checksum: bool  # the store itself refuses bytes that do not match; else they are read back
-    lifecycle: bool  # the store expires objects by rule
-    presigned_urls: bool
-
-
-class Store(Protocol):
-    """Bytes by key. Every method may raise StoreUnavailable, those that write StoreFull."""
-
-    def put_blob(self, tenant: str, source: Path | bytes, *, media_type: str, rehash: bool = False) -> Blob:
-        """Put bytes at their content address; putting them again is free. `rehash` re-reads a blob that is there."""
-
-    def put_once(self, key: str, data: bytes) -> None:
-        """Write `key` for the first and last time; the same bytes again are fine. Other bytes raise WrittenOnce."""
-
-    def get(self, key: str) -> bytes:
-        """All bytes of `key`. Raises NotFound, DamagedAsset."""
-
-    def open(self, key: str) -> BinaryIO:
-        """A reader of `key` for ranges; what it reads is not verified. Raises NotFound."""
-
-    def fetch(self, key: str, to: Path) -> None:
-        """Copy `key` to the file `to`, whole and verified or not at all. Raises NotFound, DamagedAsset."""
-
-    def exists(self, key: str) -> bool: ...
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """Keys that begin with `prefix` (a tenant at least), in byte order."""
-
-    def delete(self, key: str) -> None:
-        """Deleting what is not there is fine."""
-
-    def verify(self, blob: Blob) -> None:
-        """Read the blob back. Raises NotFound if it is gone, DamagedAsset if it is not what `blob` says."""
-
-    def capabilities(self) -> Capabilities: ...
-
-
-def put_receipt(store: Store, tenant: str, receipt: Receipt) -> str:
-    """Write the receipt of an attempt, once. Returns its key. Raises WrittenOnce if another one is there."""
-    key = receipt_key(tenant, receipt.attempt_id)
-    store.put_once(key, receipt.to_bytes())
-    return key
-
-
-def find_receipt(store: Store, tenant: str, attempt_id: str) -> Receipt | None:
-    """The receipt that an attempt left, None if it left none. Raises DamagedAsset."""
-    try:
-        receipt = Receipt.from_bytes(store.get(receipt_key(tenant, attempt_id)))
-    except NotFound:
-        return None
-    if receipt.attempt_id != attempt_id:
-        raise DamagedAsset(f"the receipt of attempt {attempt_id} names attempt {receipt.attempt_id}")
-    return receipt
-
-
-def verify_receipt(store: Store, receipt: Receipt) -> None:
-    """Read every file of the receipt back. Raises NotFound or DamagedAsset, naming the file."""
-    for file in receipt.files:
-        try:
-            store.verify(file.blob)
-        except (NotFound, DamagedAsset) as error:
-            raise type(error)(f"{file.name} of attempt {receipt.attempt_id}: {error}") from error
+from cluster.errors import DamagedAsset, InvalidInput, StoreUnavailable, WrittenOnce
+from cluster.store.port import Capabilities
 
 
 class DirectoryStore:
