@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from cluster.errors import InvalidSettings
 
 NANO = 10**9
 HOUR_US = 3_600_000_000
+GIB_MONTH = 1024 * 730 * 3600
+"""In MiB-seconds: a month has 730 hours."""
+GIB = 1 << 30
+MILLION = 1_000_000
+ANY_MODEL = "*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,9 +35,61 @@ class Rate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """Of what a meter counts: stored bytes, bytes that leave, tokens."""
+
+    item: str  # storage | egress | prompt | completion
+    model: str | None  # of tokens; ANY_MODEL for those that no line names
+    nano: int  # nano-dollars of a GiB-month, a GiB, a million tokens
+    since: date
+    card: str
+
+    def of(self, quantity: int) -> int:
+        """Nano-dollars of so many MiB-seconds, bytes or tokens, rounded half up."""
+        whole = WHOLE[self.item]
+        return (2 * self.nano * quantity + whole) // (2 * whole)
+
+
+WHOLE = {"storage": GIB_MONTH, "egress": GIB, "prompt": MILLION, "completion": MILLION}
+"""How many MiB-seconds, bytes or tokens a price is for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RateCard:
     version: str
     rates: tuple[Rate, ...]
+    prices: tuple[Price, ...] = ()
+
+    def price(self, item: str, at: datetime, *, model: str | None = None) -> Price:
+        """The newest in force at `at`; of tokens the model's own before any other. Raises InvalidSettings for a gap."""
+        day = at.astimezone(UTC).date()
+        in_force = [p for p in self.prices if p.item == item and p.since <= day]
+        for named in [model, ANY_MODEL] if model is not None else [None]:
+            fitting = [p for p in in_force if p.model == named]
+            if fitting:
+                return max(fitting, key=lambda p: p.since)
+        what = item if model is None else f"{item} tokens of {model}"
+        section = item if model is None else "tokens"
+        raise InvalidSettings(
+            f"the rate card {self.version} has no price for {what} on {day}",
+            field=section,
+            remedy=f"add a line under {section} to the rate card (FARM_RATE_CARD)",
+        )
+
+    def gaps(self, at: datetime, *, held: Iterable[tuple[str, str]], models: Iterable[str]) -> list[InvalidSettings]:
+        """What has no price at `at`: accelerators with their price class, storage, egress, tokens of models."""
+        asked = [
+            *(partial(self.rate, accelerator, price_class, at) for accelerator, price_class in held),
+            *(partial(self.price, item, at) for item in ("storage", "egress")),
+            *(partial(self.price, item, at, model=m) for m in models for item in ("prompt", "completion")),
+        ]
+        found = []
+        for ask in asked:
+            try:
+                ask()
+            except InvalidSettings as gap:
+                found.append(gap)
+        return found
 
     def rate(self, accelerator: str, price_class: str, at: datetime) -> Rate:
         """The newest rate that is in force at `at`. Raises InvalidSettings where the card has a gap."""
@@ -54,32 +113,64 @@ def load_rate_card(path: Path | None = None) -> RateCard:
     try:
         data = yaml.safe_load(source.read_text(encoding="utf-8"))
         version, rows = str(data["version"]), list(data["rates"])
+        metered = {section: list(data.get(section) or ()) for section in ("storage", "egress", "tokens")}
         currency = data.get("currency", "USD")
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise InvalidSettings(f"cannot read the rate card {source.name}: {error}", field="rates") from error
     if currency != "USD":
         raise InvalidSettings(f"the rate card is in {currency}; only USD is accounted", field="rates.currency")
-    return RateCard(version=version, rates=tuple(_rate(row, i, version) for i, row in enumerate(rows)))
+    return RateCard(
+        version=version,
+        rates=tuple(_rate(*row, version) for row in _rows(rows, "rates")),
+        prices=tuple(
+            price
+            for section, lines in metered.items()
+            for row in _rows(lines, section)
+            for price in _prices(*row, section, version)
+        ),
+    )
 
 
-def _rate(row: dict[str, Any], index: int, version: str) -> Rate:
-    field = f"rates[{index}]"
+def _rows(rows: Iterable[Any], section: str) -> Iterator[tuple[Any, str]]:
+    return ((row, f"{section}[{index}]") for index, row in enumerate(rows))
+
+
+@contextmanager
+def _reading(field: str) -> Iterator[None]:
     try:
-        price = Decimal(str(row["usd_per_hour"]))
-        since = date.fromisoformat(str(row["since"]))
-        if not price.is_finite() or price < 0:
-            raise ValueError(f"usd_per_hour must be 0 or more, got {price}")
-        rate = Rate(
-            accelerator=str(row["accelerator"]),
-            price_class=str(row["price_class"]),
-            nano_per_hour=round(price * NANO),
-            since=since,
-            card=version,
-        )
+        yield
     except (KeyError, TypeError, ValueError, InvalidOperation) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise InvalidSettings(f"cannot read the rate {field}: {what}", field=field) from error
-    return rate
+
+
+def _rate(row: Any, field: str, version: str) -> Rate:
+    with _reading(field):
+        return Rate(
+            nano_per_hour=_nano(row, "usd_per_hour"),
+            accelerator=str(row["accelerator"]),
+            price_class=str(row["price_class"]),
+            since=date.fromisoformat(str(row["since"])),
+            card=version,
+        )
+
+
+def _prices(row: Any, field: str, section: str, version: str) -> list[Price]:
+    with _reading(field):
+        when: dict[str, Any] = {"since": date.fromisoformat(str(row["since"])), "card": version}
+        if section == "tokens":
+            names = {"prompt": "prompt_usd_per_million", "completion": "completion_usd_per_million"}
+            model = str(row["model"])
+            return [Price(item=item, model=model, nano=_nano(row, name), **when) for item, name in names.items()]
+        name = {"storage": "usd_per_gib_month", "egress": "usd_per_gib"}[section]
+        return [Price(item=section, model=None, nano=_nano(row, name), **when)]
+
+
+def _nano(row: Any, name: str) -> int:
+    price = Decimal(str(row[name]))
+    if not price.is_finite() or price < 0:
+        raise ValueError(f"{name} must be 0 or more, got {price}")
+    return round(price * NANO)
 
 
 def cost_until(nano_per_hour: int, held_us: int) -> int:

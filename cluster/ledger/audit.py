@@ -29,7 +29,7 @@ class Line:
     kind: str
     tenant: str
     attempt_id: str | None
-    worker_id: str
+    worker_id: str | None  # None for what a meter counted
     from_us: int
     to_us: int
     held_us: int
@@ -97,6 +97,8 @@ def _imbalances(log: Log, attempts: dict[str, Attempt], *, clock_was_set: bool) 
     by_worker: dict[str, list[Line]] = defaultdict(list)
     by_attempt: dict[str, Counter[str]] = defaultdict(Counter)
     for line in log.lines:
+        if line.worker_id is None:
+            continue
         by_worker[line.worker_id].append(line)
         if line.attempt_id is not None:
             by_attempt[line.attempt_id][line.kind] += line.nano

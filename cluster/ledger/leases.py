@@ -291,8 +291,8 @@ def _book(connection: Connection, accepted: Sequence[tuple[Row[Any], Row[Any], C
         if c.epoch > 1:
             resumed = attempts.settle_resumed(connection, attempt, c.facts.get("resumed_from"), now_us=now_us)
         committed: dict[str, Any] = {"receipt_key": c.receipt_key, "files": c.files, "result": c.result}
-        tenant = its_job[task.job_id].tenant
-        kept.append(questions.Committed(tenant=tenant, task=task, attempt_id=c.attempt_id, **committed))
+        whose = {"tenant": its_job[task.job_id].tenant, "show": its_job[task.job_id].show}
+        kept.append(questions.Committed(**whose, task=task, attempt_id=c.attempt_id, **committed))
         if c.children:
             with faults.point("ledger.expand"):
                 moves.insert_tasks(connection, task.job_id, c.children, ids=c.child_ids, now_us=now_us, by=c.attempt_id)

@@ -58,6 +58,7 @@ class Committed:
     """A task with what it answered."""
 
     tenant: str
+    show: str
     task: Row[Any]
     attempt_id: str
     receipt_key: str
@@ -75,6 +76,7 @@ def keep(connection: Connection, committed: Sequence[Committed], *, now_us: int)
             "size": file["size_bytes"],
             "media_type": file["media_type"],
             "created_us": now_us,
+            "show": c.show,
         }
         for c in committed
         for file in c.files

@@ -97,6 +97,8 @@ def _flaws_of_workers(books: Books) -> list[str]:
     nano: Counter[str] = Counter()
     held_us: Counter[str] = Counter()
     for line in books.log.lines:
+        if line.worker_id is None:
+            continue
         nano[line.worker_id] += line.nano
         held_us[line.worker_id] += line.held_us
     here: dict[str, bool] = {}

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    or_,
     text,
 )
 
@@ -213,25 +214,37 @@ cost_lines = Table(
     metadata,
     Column("id", BigId, primary_key=True, autoincrement=True),
     Column("at_us", BigInteger, nullable=False),
-    Column("kind", String(16), nullable=False),  # busy | wasted | load | idle
+    Column("kind", String(16), nullable=False),  # of held time busy | wasted | load | idle; tokens | storage | egress
     Column("tenant", String(64), nullable=False),
     Column("show", String(64), nullable=False),
     Column("job_id", String(40)),
     Column("task_id", String(40)),
     Column("attempt_id", String(40)),
-    Column("worker_id", String(128), nullable=False),
+    Column("worker_id", String(128)),  # whose time was held; none for what a meter counted
     Column("from_us", BigInteger, nullable=False),
     Column("to_us", BigInteger, nullable=False),
     Column("held_us", BigInteger, nullable=False),  # this line's part of the interval; negative in a reversal
     Column("nano", BigInteger, nullable=False),
-    Column("accelerator", String(64), nullable=False),
+    Column("accelerator", String(64)),
     Column("price_class", String(32), nullable=False),
     Column("rate_card", String(64), nullable=False),
-    Column("note", Text),
+    Column("note", Text),  # why it books another line again
+    Column("quantity", BigInteger),  # what a meter counted: in `unit`, priced at `price_nano`
+    Column("unit", String(32)),  # tokens | MiB-seconds (a year of 100 TiB in bytes overflows) | bytes
+    Column("item", String(32)),  # of tokens: prompt | completion
+    Column("model", String(128)),  # of tokens
+    Column("price_nano", BigInteger),  # of a million tokens, a GiB-month (730 h), a GiB
 )
 Index("ix_cost_lines_job", cost_lines.c.job_id)
 Index("ix_cost_lines_attempt", cost_lines.c.attempt_id)
 Index("ix_cost_lines_worker", cost_lines.c.worker_id)
+Index("ix_cost_lines_tenant_at", cost_lines.c.tenant, cost_lines.c.at_us)
+Index(
+    "ix_cost_lines_metered",
+    cost_lines.c.kind,
+    sqlite_where=cost_lines.c.worker_id.is_(None),
+    postgresql_where=cost_lines.c.worker_id.is_(None),
+)
 
 assets = Table(
     "assets",
@@ -242,6 +255,7 @@ assets = Table(
     Column("size", BigInteger, nullable=False),
     Column("media_type", String(128), nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    Column("show", String(64), nullable=False, server_default=text("'default'")),  # that made it first pays its room
 )
 
 takes = Table(
@@ -355,5 +369,47 @@ token_minutes = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
+    Column("billed_prompt_tokens", BigInteger, nullable=False, server_default=text("0")),  # of which there are lines
+    Column("billed_completion_tokens", BigInteger, nullable=False, server_default=text("0")),
 )
 Index("ix_token_minutes_tenant", token_minutes.c.tenant, token_minutes.c.minute_us)
+UNBILLED_TOKENS = or_(
+    token_minutes.c.prompt_tokens > token_minutes.c.billed_prompt_tokens,
+    token_minutes.c.completion_tokens > token_minutes.c.billed_completion_tokens,
+)
+Index(
+    "ix_token_minutes_unbilled",
+    token_minutes.c.minute_us,
+    sqlite_where=UNBILLED_TOKENS,
+    postgresql_where=UNBILLED_TOKENS,
+)
+
+egress_minutes = Table(
+    "egress_minutes",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("show", String(64), primary_key=True),
+    Column("minute_us", BigInteger, primary_key=True, autoincrement=False),  # when it began
+    Column("source", String(40), primary_key=True),  # the process that counted: it alone writes the row
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("billed_bytes", BigInteger, nullable=False, server_default=text("0")),  # of which there are lines
+)
+UNBILLED_EGRESS = egress_minutes.c.num_bytes > egress_minutes.c.billed_bytes
+Index(
+    "ix_egress_minutes_unbilled",
+    egress_minutes.c.minute_us,
+    sqlite_where=UNBILLED_EGRESS,
+    postgresql_where=UNBILLED_EGRESS,
+)
+
+storage_meters = Table(
+    "storage_meters",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("show", String(64), primary_key=True),
+    Column("since_us", BigInteger, nullable=False),  # up to here what is kept has been counted
+    Column("mib_seconds", BigInteger, nullable=False),  # so far
+    Column("rest", BigInteger, nullable=False),  # byte-microseconds, less than a MiB-second
+    Column("billed_mib_seconds", BigInteger, nullable=False),
+    Column("billed_us", BigInteger, nullable=False),  # up to here there are lines
+)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidSettings
-from cluster.rates import HOUR_US, cost_until, load_rate_card, split, usd
+from cluster.rates import GIB, GIB_MONTH, HOUR_US, cost_until, load_rate_card, split, usd
 
 AT = datetime(2026, 11, 21, tzinfo=UTC)
 
@@ -29,6 +29,54 @@ def line(**more: str) -> str:
 def test_the_card_that_comes_with_the_project_prices_a_cpu() -> None:
     rate = load_rate_card().rate("cpu", "on-demand", AT)
     assert rate.nano_per_hour == 40_000_000
+
+
+def test_the_card_that_comes_with_the_project_prices_room_what_leaves_and_tokens() -> None:
+    mine = load_rate_card()
+    assert mine.gaps(AT, held=[("H100", "spot")], models=["house-writer"]) == []
+    assert mine.price("storage", AT).of(GIB_MONTH) == 23_000_000
+    assert mine.price("egress", AT).of(GIB // 2) == 45_000_000
+    assert mine.price("completion", AT, model="house-writer").of(10**9) == 0
+
+
+def test_a_model_has_its_own_price_of_tokens_from_a_date_on(tmp_path: Path) -> None:
+    rows = ", ".join(
+        f"{{model: {model}, prompt_usd_per_million: {price}, completion_usd_per_million: 9, since: {since}}}"
+        for model, price, since in (
+            ('"*"', 1, "2026-01-01"),
+            ("big", 2, "2026-01-01"),
+            ("big", 3, "2026-11-01"),
+            ("big", 4, "2027-01-01"),
+        )
+    )
+    mine = load_rate_card(card(tmp_path, f"{line()}\ntokens: [{rows}]"))
+    assert [mine.price("prompt", AT, model=m).of(1_500_000) for m in ("small", "big")] == [15 * 10**8, 45 * 10**8]
+    assert mine.price("prompt", datetime(2026, 10, 31, tzinfo=UTC), model="big").nano == 2 * 10**9
+    assert mine.price("completion", AT, model="big").of(1) == 9_000
+
+
+def test_every_gap_of_a_card_is_named_with_its_remedy(tmp_path: Path) -> None:
+    old = load_rate_card(card(tmp_path, line()))
+    gaps = old.gaps(AT, held=[("GPU", "spot"), ("TPU", "spot")], models=["m"])
+    assert [gap.field for gap in gaps] == ["rates", "storage", "egress", "tokens", "tokens"]
+    assert all("FARM_RATE_CARD" in str(gap.remedy) for gap in gaps)
+    assert "no price for completion tokens of m on 2026-11-21" in gaps[-1].line()
+
+
+@pytest.mark.parametrize(
+    ("section", "row"),
+    [
+        ("storage", '{usd_per_gib_month: "-0.1", since: 2026-01-01}'),
+        ("egress", "{since: 2026-01-01}"),
+        ("egress", '{usd_per_gib: "1"}'),
+        ("tokens", "{prompt_usd_per_million: 1, completion_usd_per_million: 1, since: 2026-01-01}"),
+        ("tokens", "{model: m, prompt_usd_per_million: .nan, completion_usd_per_million: 1, since: 2026-01-01}"),
+    ],
+)
+def test_a_bad_price_of_a_meter_is_refused_by_its_line(tmp_path: Path, section: str, row: str) -> None:
+    with pytest.raises(InvalidSettings, match=rf"cannot read the rate {section}\[0\]") as refused:
+        load_rate_card(card(tmp_path, f"{line()}\n{section}: [{row}]"))
+    assert refused.value.field == f"{section}[0]"
 
 
 def test_the_newest_rate_in_force_counts(tmp_path: Path) -> None:
