@@ -324,7 +324,7 @@ def _share(connection: Connection, kept: Sequence[questions.Committed], *, now_u
     batch = moves.Batch(connection, now_us=now_us)
     for twin in questions.waiting_twins(connection, asked):
         take = questions.answers(connection, twin.tenant, [twin.content_key])[twin.content_key]
-        batch.apply(twin, moves.hit(twin, take), **moves.from_take(take))
+        batch.answer(twin, take)
     batch.close()
 
 

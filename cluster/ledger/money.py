@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 
 from cluster import faults
 from cluster.ledger.database import padded
@@ -31,11 +31,18 @@ OCCUPANTS = (
 SINCE = update(workers).where(workers.c.id == bindparam("worker")).values(since_us=bindparam("now"))
 LINES = select(cost_lines).where(cost_lines.c.attempt_id == bindparam("attempt"), cost_lines.c.kind == bindparam("of"))
 INSERT = insert(cost_lines)
+MAKER = attempts.alias("maker")
 SPENT_ON = (
     select(attempts.c.task_id, func.sum(cost_lines.c.nano), func.sum(cost_lines.c.held_us))
     .join(cost_lines, cost_lines.c.attempt_id == attempts.c.id)
     .where(attempts.c.task_id.in_(bindparam("tasks", expanding=True)))
     .group_by(attempts.c.task_id)
+)
+SPENT_FOR = (
+    select(func.coalesce(func.sum(cost_lines.c.nano), 0), func.coalesce(func.sum(cost_lines.c.held_us), 0))
+    .join(attempts, attempts.c.id == cost_lines.c.attempt_id)
+    .join(MAKER, and_(MAKER.c.task_id == attempts.c.task_id, MAKER.c.generation == attempts.c.generation))
+    .where(MAKER.c.id == bindparam("attempt"), cost_lines.c.kind == "busy")
 )
 
 
@@ -147,6 +154,12 @@ def spent_on(connection: Connection, task_ids: Sequence[str]) -> dict[str, Spend
     """Of these tasks, over all their attempts."""
     rows = connection.execute(SPENT_ON, {"tasks": padded(task_ids)}) if task_ids else ()
     return {task: Spend(nano=int(nano), held_s=int(held) / 1e6) for task, nano, held in rows}
+
+
+def spent_for(connection: Connection, attempt_id: str) -> Spend:
+    """What an attempt that committed took: its work, and that of those whose checkpoints it went on from."""
+    nano, held_us = connection.execute(SPENT_FOR, {"attempt": attempt_id}).one()
+    return Spend(nano=int(nano), held_s=int(held_us) / 1e6)
 
 
 def unbalanced_workers(connection: Connection) -> list[str]:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, Update, bindparam, insert, select, updat
 
 from cluster.errors import InvalidGraph, StaleEpoch
 from cluster.graph import TaskSpec, checked
-from cluster.ledger import attempts, events, hooks, questions
+from cluster.ledger import attempts, events, hooks, money, questions
 from cluster.ledger.database import padded
 from cluster.ledger.events import News
 from cluster.ledger.schema import edges, jobs, takes, tasks
@@ -78,13 +78,21 @@ class Batch:
     def apply_all(self, how: Move, moving: Sequence[tuple[Row[Any], dict[str, Any]]]) -> list[State]:
         """The same move of many tasks, in one statement. All of them set the same columns."""
         new = self._move_all(how, moving)
+        self._follow()
+        return new
+
+    def answer(self, task: Row[Any], take: Row[Any]) -> None:
+        """`task` takes an answer that is there; what that saved is told as `task.cached`."""
+        self._answer(task, take)
+        self._follow()
+
+    def _follow(self) -> None:
         while self._done or self._queue:
             if self._done:
                 done, self._done = self._done, []
                 self._inputs_committed(done)
             else:
                 self._queue.popleft()()
-        return new
 
     def close(self) -> None:
         if self._news:
@@ -202,7 +210,17 @@ class Batch:
             return
         take = self._connection.execute(TAKE, {"tenant": job.tenant, "key": key}).one_or_none()
         if take is not None:
-            self._move(task, hit(task, take), **from_take(take))
+            self._answer(task, take)
+
+    def _answer(self, task: Row[Any], take: Row[Any]) -> None:
+        """The question has been answered: no work, no cost."""
+        how = Move.CACHE_HIT if task.gate is None or take.approved_us is not None else Move.CACHE_GATE
+        answer = {name: getattr(take, name) for name in ("attempt_id", "receipt_key", "files", "result")}
+        self._move(task, how, **answer, data={"from_task": take.task_id})
+        saved = money.spent_for(self._connection, take.attempt_id)
+        data = {"key": task.key, "from_task": take.task_id, "saved_nano": saved.nano, "saved_s": saved.held_s}
+        who = {"task_id": task.id, "attempt_id": take.attempt_id, "epoch": task.epoch}
+        self._tell(task, News(kind="task.cached", **who, data=data))
 
     def _open_gate(self, task: Row[Any]) -> None:
         """`task` is approved: the others of its gate need nobody's approval any more."""
@@ -320,8 +338,7 @@ def insert_tasks(
         if row["content_key"] in answers:
             fresh = read(connection, row["id"])
             assert fresh is not None
-            take = answers[row["content_key"]]
-            batch.apply(fresh, hit(fresh, take), **from_take(take))
+            batch.answer(fresh, answers[row["content_key"]])
     batch.close()
     return [row["id"] for row in rows]
 
@@ -337,22 +354,6 @@ def inputs_of_all(connection: Connection, task_ids: Sequence[str]) -> dict[str, 
     for row in connection.execute(INPUTS, {"tasks": padded(task_ids)}):
         found.setdefault(row.task_id, []).append(row)
     return found
-
-
-def hit(task: Row[Any], take: Row[Any]) -> Move:
-    """How a task takes an answer that is there: one that nobody has approved does not pass its gate."""
-    return Move.CACHE_HIT if task.gate is None or take.approved_us is not None else Move.CACHE_GATE
-
-
-def from_take(take: Row[Any]) -> dict[str, Any]:
-    """What a hit writes: the question has been answered, no work, no cost."""
-    return {
-        "attempt_id": take.attempt_id,
-        "data": {"from_task": take.task_id},
-        "receipt_key": take.receipt_key,
-        "files": take.files,
-        "result": take.result,
-    }
 
 
 def counts_of(job: Row[Any]) -> dict[State, int]:

@@ -31,6 +31,8 @@ INVARIANTS = (
 )
 COMMITS = frozenset({Move.COMMIT, Move.GATE})
 ANSWERS = COMMITS | {Move.CACHE_HIT, Move.CACHE_GATE}
+MOVELESS = frozenset({"task.free", "task.cached"})
+"""Events of tasks that move none."""
 ADOPTABLE = AttemptState.LOST.value
 
 
@@ -113,7 +115,7 @@ class Replay:
                 self._held.discard(e.job_id)
             case "task.created":
                 self._create(e)
-            case kind if kind.startswith("task.") and kind != "task.free":
+            case kind if kind.startswith("task.") and kind not in MOVELESS:
                 self._move(e, self.tasks[str(e.task_id)], Move(kind.removeprefix("task.")))
 
     def _create(self, e: Event) -> None:

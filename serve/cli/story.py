@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from datetime import datetime
 
+from cluster.rates import usd
 from serve.cli import rows
-from serve.cli.wording import clean, short_id, short_worker
+from serve.cli.wording import clean, dollars, short_id, short_worker
 from serve.office import Office
 from serve.rows import EventRow
 
@@ -24,6 +25,7 @@ WORDS = {
     "task.lease": "runs",
     "task.commit": "done",
     "task.cache_hit": "answered by an earlier run",
+    "task.cached": "saved",
     "task.gate": "done, waits for a person",
     "task.cache_gate": "answered by an earlier run, waits for a person",
     "task.approve": "approved",
@@ -88,6 +90,8 @@ def sentence(event: EventRow) -> str:
             said += ", by the receipt of an attempt that was given up"
         case "task.cache_hit":
             said += f", task {short_id(str(data.get('from_task')))}"
+        case "task.cached":
+            said += f" {dollars(usd(int(str(data.get('saved_nano', 0)))))} and {data.get('saved_s', 0):.1f} s of work"
         case "attempt.late_report":
             said += f" ({data.get('report')}, of an attempt that was {data.get('attempt')})"
         case _ if data.get("failure"):

@@ -217,6 +217,34 @@ def test_the_same_question_is_answered_once(desk: LedgerDesk) -> None:
     desk.check()
 
 
+def cached(desk: LedgerDesk, job: str) -> list[dict[str, Any]]:
+    return [e.data for e in desk.ledger.events(job) if e.kind == "task.cached"]
+
+
+def test_a_hit_says_what_it_saved(desk: LedgerDesk) -> None:
+    """The work of the attempt that made the take and of the one whose checkpoint it went on from, not what failed."""
+    first = desk.submit(task("a"), tenant="studio")
+    desk.fail(desk.lease(first, "a"))
+    desk.clock.advance(60)
+    assert desk.ledger.backoff_over(desk.term)
+    half = desk.lease(first, "a")
+    desk.clock.advance(4)
+    desk.interrupt(half, checkpoint=f"studio/attempts/{half.attempt_id}/checkpoint-2")
+    last = desk.lease(first, "a")
+    desk.clock.advance(3)
+    went_on = {"resumed_from": f"studio/attempts/{half.attempt_id}/checkpoint-2"}
+    waits = desk.submit(task("a"))
+    desk.ledger.commit(
+        desk.term, **last.who, receipt_key=f"studio/attempts/{last.attempt_id}/receipt.json", files=[file("x")],
+        result={}, facts=went_on,
+    )  # fmt: skip
+    saved = {"key": "a", "from_task": last.task_id, "saved_nano": 7_000_000, "saved_s": 7.0}
+    assert cached(desk, waits) == [saved]
+    assert cached(desk, desk.submit(task("a"))) == [saved]
+    assert cached(desk, first) == cached(desk, desk.submit(task("a"), tenant="rival")) == []
+    desk.check()
+
+
 @pytest.mark.parametrize(
     "other",
     [
