@@ -59,6 +59,12 @@ class Settings(BaseSettings):
     private_urls: bool = Field(False, description="webhooks and pictures may be of one's own network, by plain http")
     url_ports: tuple[int, ...] = Field((80, 443), description="as JSON: ports that webhooks and pictures may have")
 
+    sweep_s: float = Field(3600.0, gt=0, description="between two looks for what nobody will ever ask the store for")
+    uploads_kept_s: float = Field(86400.0, gt=0, description="an upload that is not finished by then is abandoned")
+    checkpoints_kept_s: float = Field(
+        7 * 86400.0, gt=0, description="what an attempt saved and did not commit is kept so long after its end"
+    )
+
     url: str = Field("", description="of a farm that is elsewhere: commands ask it, and not the ledger of FARM_HOME")
     api_key: SecretStr | None = Field(None, description="what opens it; never printed, logged or passed as an argument")
     api_key_file: Path | None = Field(None, description="a file with that key, for where an environment can be read")

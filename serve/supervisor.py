@@ -7,6 +7,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ from cluster.ledger import views
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.settings import Settings
+from cluster.store.opening import open_store
 from serve.crew import fleet_of, fleets_of
 from serve.guard import Guard
+from serve.upkeep import Upkeep, chores_of
 from serve.webhooks import Deliverer
 
 if TYPE_CHECKING:  # it imports Ray
@@ -26,6 +29,8 @@ if TYPE_CHECKING:  # it imports Ray
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
+CHORE_S = 5.0
+"""How long the end of the farm waits for the chore that is being done: it may be done twice."""
 AGAIN_S = 60.0
 """A fleet of which no worker started is tried again after this: what it lacks may have been put there."""
 
@@ -73,8 +78,10 @@ class Supervisor:
         ledger = self._opened()
         if ledger is None:
             return
-        hooks = threading.Thread(target=self._deliver, args=(ledger,), name="webhooks", daemon=True)
+        hooks = threading.Thread(target=self._beside, args=(self._deliver, ledger), name="webhooks", daemon=True)
+        upkeep = threading.Thread(target=self._beside, args=(self._upkeep, ledger), name="upkeep", daemon=True)
         hooks.start()
+        upkeep.start()
         try:
             while not self._stopping.wait(LOOK_S):
                 try:
@@ -83,10 +90,24 @@ class Supervisor:
                     say(log, "The ledger is away.", action="supervisor.wait", level=logging.WARNING, why=error.line())
         finally:
             hooks.join()
+            upkeep.join(CHORE_S)
             ledger.close()
 
+    def _beside(self, work: Callable[[Ledger], None], ledger: Ledger) -> None:
+        """In a thread of its own, until the farm ends."""
+        while not self._stopping.is_set():
+            try:
+                work(ledger)
+            except FarmError as error:
+                name = threading.current_thread().name
+                say(log, "Work beside has to wait.", action=f"{name}.wait", level=logging.WARNING, why=error.line())
+                self._stopping.wait(LOOK_S)
+            except Exception:  # of nobody's foreseeing: what was not settled is due again
+                log.exception("Work beside broke.")
+                self._stopping.wait(AGAIN_S)
+
     def _deliver(self, ledger: Ledger) -> None:
-        """Webhooks, until the farm ends; what is being sent then is waited for."""
+        """Webhooks; what is being sent when the farm ends is waited for."""
         deliverer = Deliverer(ledger, Guard.of(self._settings))
 
         async def until_stopped() -> None:
@@ -96,12 +117,10 @@ class Supervisor:
             stop.set()
             await running
 
-        while not self._stopping.is_set():
-            try:
-                asyncio.run(until_stopped())
-            except Exception:  # of nobody's foreseeing: what was not settled is due again
-                log.exception("The deliverer of webhooks broke.")
-                self._stopping.wait(AGAIN_S)
+        asyncio.run(until_stopped())
+
+    def _upkeep(self, ledger: Ledger) -> None:
+        Upkeep(ledger, chores_of(self._settings, ledger, open_store(self._settings))).run(self._stopping)
 
     def _opened(self) -> Ledger | None:
         """The ledger, once it is there and the dispatcher works on it; None if the farm ended before."""

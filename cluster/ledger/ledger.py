@@ -17,6 +17,7 @@ from cluster.errors import FailureClass, NotFound, WorkerLost
 from cluster.graph import TaskSpec, check_size
 from cluster.ledger import (
     audit,
+    chores,
     events,
     films,
     history,
@@ -155,6 +156,11 @@ class Ledger:
     def durations(self) -> list[tuple[str, float, float]]:
         """(step, predicted seconds, actual seconds) of the newest attempts that succeeded."""
         return self._do(history.durations)
+
+    def tell_chore(self, name: str, *, error: str | None) -> None:
+        """A chore of the farm's upkeep was tried; `error` None: it succeeded."""
+        now_us = self.clock.now_us()
+        self._do(lambda c: chores.tell(c, name, error=error, now_us=now_us))
 
     def unbalanced_workers(self) -> list[str]:
         return self._do(money.unbalanced_workers)

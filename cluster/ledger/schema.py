@@ -413,3 +413,12 @@ storage_meters = Table(
     Column("billed_mib_seconds", BigInteger, nullable=False),
     Column("billed_us", BigInteger, nullable=False),  # up to here there are lines
 )
+
+chores = Table(
+    "chores",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("tried_us", BigInteger, nullable=False),
+    Column("done_us", BigInteger),  # when it last succeeded
+    Column("error", Text),  # of the last try, if that failed
+)

@@ -44,6 +44,10 @@ class DirectoryStore:
                 f"the file system of {self._root} has no hard links", remedy="choose a store directory on another one"
             )
 
+    @property
+    def name(self) -> str:
+        return str(self._root)
+
     @faults.at("store.put_blob")
     def put_blob(self, tenant: str, source: Path | bytes, *, media_type: str, rehash: bool = False) -> Blob:
         check_tenant(tenant)
@@ -123,7 +127,6 @@ class DirectoryStore:
         )
 
     def sweep(self, *, older_than_s: float) -> int:
-        """Remove what crashed writers left, if it is older than any write takes. Returns the number of files."""
         num_removed = 0
         with self._ours(), tempfile.NamedTemporaryFile(dir=self._temporary) as now:
             now_s = os.stat(now.name).st_mtime  # the file system's clock, which also stamped the others

@@ -24,6 +24,10 @@ class Capabilities:
 class Store(Protocol):
     """Bytes by key. Every method may raise StoreUnavailable, those that write StoreFull."""
 
+    @property
+    def name(self) -> str:
+        """Which one it is, for people."""
+
     def put_blob(self, tenant: str, source: Path | bytes, *, media_type: str, rehash: bool = False) -> Blob:
         """Put bytes at their content address; putting them again is free. `rehash` re-reads a blob that is there."""
 
@@ -49,6 +53,9 @@ class Store(Protocol):
 
     def verify(self, blob: Blob) -> None:
         """Read the blob back. Raises NotFound if it is gone, DamagedAsset if it is not what `blob` says."""
+
+    def sweep(self, *, older_than_s: float) -> int:
+        """Remove what writers began and never finished, if it is older than any write takes. Returns how many."""
 
     def capabilities(self) -> Capabilities: ...
 

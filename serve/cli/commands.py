@@ -11,7 +11,7 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import batch, catalog, keys, operate, review, standing, upkeep
+from serve.cli import batch, catalog, doctor, keys, operate, review, standing, upkeep
 from serve.cli.session import Work
 from serve.cli.wording import plural, utf8
 
@@ -245,6 +245,7 @@ app.add_typer(batch.app)
 app.add_typer(catalog.app, name="models", help=catalog.HELP)
 app.add_typer(standing.app)
 app.add_typer(operate.app)
+app.add_typer(doctor.app)
 app.add_typer(review.app)
 app.add_typer(keys.app, name="keys", help=keys.HELP, rich_help_panel=operate.ACT)
 app.add_typer(upkeep.app, name="ledger", help=upkeep.HELP, rich_help_panel=operate.ACT)

@@ -1,0 +1,23 @@
+"""Which attempts are long over: what a store still holds of them may go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from cluster.ledger.schema import attempts, jobs
+from cluster.states import AttemptState
+
+
+def tenants(connection: Connection) -> list[str]:
+    """All that ever had a job."""
+    return list(connection.execute(select(jobs.c.tenant).distinct().order_by(jobs.c.tenant)).scalars())
+
+
+def over(connection: Connection, attempt_ids: Sequence[str], *, before_us: int) -> dict[str, bool]:
+    """Those of the attempts that ended before then, by id, and whether each was committed."""
+    rows = connection.execute(
+        select(attempts.c.id, attempts.c.state).where(attempts.c.id.in_(attempt_ids), attempts.c.ended_us < before_us)
+    )
+    return {row.id: row.state == AttemptState.SUCCEEDED.value for row in rows}
