@@ -11,11 +11,14 @@ PYTHON ?= python3
 UV ?= uv
 # cpu for any machine, gpu for NVIDIA accelerators: make film LOCK=gpu
 LOCK ?= cpu
+# Processes that share the tests, file by file: most tests wait for something else than this machine's cores.
+TEST_PROCESSES ?= 2
 LOGLINE ?= A red boat crosses the sea at night, looking for the star it lost
 
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := deploy/locks
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
@@ -38,16 +41,16 @@ film: $(FARM) ## render a film into film/: make film LOGLINE="A yellow fish ..."
 	@$(BIN)/farm render "$$LOGLINE" --out film
 
 test: $(FARM) $(TOOLS) ## unit, live and e2e tests
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 unit: $(FARM) $(TOOLS) ## the tests of a desk, in seconds
-	@$(BIN)/python -m pytest tests/unit
+	@$(PYTEST) tests/unit
 
 live: $(FARM) $(TOOLS) ## tests on Ray, databases, engines
-	@$(BIN)/python -m pytest tests/live
+	@$(PYTEST) tests/live
 
 e2e: $(FARM) $(TOOLS) ## tests of what the README shows
-	@$(BIN)/python -m pytest tests/e2e
+	@$(PYTEST) tests/e2e
 
 chaos-sweep: $(FARM) $(TOOLS) ## the golden job under every fault at every point
 	@$(BIN)/python -m tests.chaos.sweep
