@@ -25,6 +25,7 @@ from serve.farm import (
     follow,
     jobs,
     keys,
+    metrics,
     names,
     shows,
     takes,
@@ -43,7 +44,7 @@ ABOUT = (
     "Video and pictures by the shapes of OpenAI's clients; whatever is accepted is done, once. Every answer has an "
     "`x-request-id`. A request for work may be sent again with the same `Idempotency-Key`: it is the same job."
 )
-OPERATING = (jobs, follow, tasks, workers, shows, keys, names)
+OPERATING = (jobs, follow, tasks, workers, shows, keys, names, metrics)
 """What operators ask and tell the farm."""
 
 

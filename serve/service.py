@@ -26,6 +26,7 @@ from cluster.timing import Paces, learned
 from serve.chats import ChatDesk, Places, TokenMeter
 from serve.feed import Feed
 from serve.guard import Guard
+from serve.scrape import Scrape
 
 T = TypeVar("T")
 ASK_S = 1.0
@@ -109,6 +110,7 @@ class Service:
     guard: Guard = field(init=False)
     places: Places = field(init=False)
     meter: TokenMeter = field(init=False)
+    scrape: Scrape = field(init=False)
     pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PICTURES_AT_ONCE))
 
     def __post_init__(self) -> None:
@@ -117,6 +119,7 @@ class Service:
         self.guard = Guard.of(self.settings)
         self.places = Places(self.settings.chats_per_key)
         self.meter = TokenMeter(self.ledger)
+        self.scrape = Scrape(self.ledger, self.queue.look)
 
     def poke(self) -> None:
         """The dispatcher also looks by itself: whether it hears this does not matter."""

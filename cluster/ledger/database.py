@@ -26,6 +26,7 @@ TRIES = 12
 BUSY_S = 15
 """How long SQLite waits for another process that writes, before a try counts as failed."""
 PATIENCE_S = 30.0
+READ_ONLY = {"postgresql_readonly": True}
 LENGTHS = (0, 1, 4, 16, 64, 256)
 
 
@@ -68,11 +69,20 @@ class Database:
         `repeatable` says that `work` finds what it did before, so that it runs again too when the connection broke in
         the middle of a commit. Raises LedgerUnavailable when the database does not answer or keeps refusing.
         """
+        return self._run(self.engine, work, repeatable=repeatable)
+
+    def snapshot(self, look: Callable[[Connection], T]) -> T:
+        """What `look` reads, all of one instant; however long it takes, nobody who writes waits for it or loses a race
+        to it. Raises LedgerUnavailable."""
+        options = {"reads": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", **READ_ONLY}
+        return self._run(self.engine.execution_options(**options), look, repeatable=True)
+
+    def _run(self, engine: Engine, work: Callable[[Connection], T], *, repeatable: bool) -> T:
         delay_s, began_s = 0.002, time.monotonic()
         for attempt in range(1, TRIES + 1):
             committing = False
             try:
-                with self.engine.begin() as connection:
+                with engine.begin() as connection:
                     result = work(connection)
                     committing = True
                     with faults.point("ledger.transaction"):
@@ -160,7 +170,7 @@ def _keep_plans(engine: Engine) -> None:
 
 
 def _make_sqlite_strict(engine: Engine, *, durable: bool) -> None:
-    """BEGIN IMMEDIATE for every transaction, so that no race hides behind a lock upgrade; foreign keys on; WAL."""
+    """BEGIN IMMEDIATE for whatever may write, so that no race hides behind a lock upgrade; foreign keys on; WAL."""
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _record: Any) -> None:
@@ -173,7 +183,8 @@ def _make_sqlite_strict(engine: Engine, *, durable: bool) -> None:
 
     @event.listens_for(engine, "begin")
     def begins(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads = connection.get_execution_options().get("reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _to_json(value: Any) -> str:

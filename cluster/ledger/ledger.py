@@ -153,6 +153,10 @@ class Ledger:
         """One look by a function of `cluster.ledger.views`, `reasons` or `upkeep`, which writes nothing."""
         return self._do(look)
 
+    def snapshot(self, look: Callable[[Connection], T]) -> T:
+        """A look that may take long: it waits for nobody, and nobody for it."""
+        return self.database.snapshot(look)
+
     def durations(self) -> list[tuple[str, float, float]]:
         """(step, predicted seconds, actual seconds) of the newest attempts that succeeded."""
         return self._do(history.durations)

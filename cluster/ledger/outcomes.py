@@ -79,6 +79,7 @@ class Backlog:
     num_workers: dict[str, int]
     num_running: dict[str, int] = field(default_factory=dict)
     ready_by_tier_s: dict[tuple[str, str], float] = field(default_factory=dict)  # the same as ready_s, by tier too
+    oldest_ready_us: dict[str, int] = field(default_factory=dict)  # since when the oldest of them is READY, by role
 
 
 def find(connection: Connection, sight: Sight, job_id: str) -> Outcome:
@@ -133,7 +134,10 @@ def backlog(connection: Connection) -> Backlog:
     ).all()
     may_run = and_(jobs.c.held.is_(False), jobs.c.target == "run")
     sums = (
-        select(tasks.c.role, tasks.c.state, jobs.c.tier, func.count(), func.sum(tasks.c.weight))
+        select(
+            *(tasks.c.role, tasks.c.state, jobs.c.tier),
+            *(func.count(), func.sum(tasks.c.weight), func.min(tasks.c.changed_us)),
+        )
         .join(jobs, jobs.c.id == tasks.c.job_id)
         .where(or_(tasks.c.state == State.RUNNING.value, and_(tasks.c.state == State.READY.value, may_run)))
         .group_by(tasks.c.role, tasks.c.state, jobs.c.tier)
@@ -141,11 +145,13 @@ def backlog(connection: Connection) -> Backlog:
     num: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     by_tier: dict[tuple[str, str], float] = {}
-    for role, state, tier, count, sum_s in connection.execute(sums):
+    oldest_us: dict[str, int] = {}
+    for role, state, tier, count, sum_s, first_us in connection.execute(sums):
         num[state][role] += int(count)
         seconds[state][role] += float(sum_s)
         if state == State.READY.value:
             by_tier[role, tier] = float(sum_s)
+            oldest_us[role] = min(first_us, oldest_us.get(role, first_us))
     here = select(workers.c.role, func.count()).where(workers.c.ended_us.is_(None), workers.c.drain_us.is_(None))
     return Backlog(
         before=tuple(j.id for j in sorted(waiting, key=lambda j: (rank[j.tier], -j.priority, j.created_us, j.id))),
@@ -155,6 +161,7 @@ def backlog(connection: Connection) -> Backlog:
         num_workers={role: int(n) for role, n in connection.execute(here.group_by(workers.c.role))},
         num_running=dict(num[State.RUNNING.value]),
         ready_by_tier_s=by_tier,
+        oldest_ready_us=oldest_us,
     )
 
 

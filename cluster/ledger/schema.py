@@ -80,6 +80,18 @@ jobs = Table(
 Index("ix_jobs_ready", jobs.c.n_ready)
 Index("ix_jobs_tenant_created", jobs.c.tenant, jobs.c.created_us)
 Index("ix_jobs_tenant_ended", jobs.c.tenant, jobs.c.ended_us)
+Index(  # totals read it instead of the rows
+    "ix_jobs_over",
+    *(jobs.c[name] for name in ("recipe", "n_pending", "n_stale", "n_canceled", "n_dead", "n_not_compatible")),
+    sqlite_where=jobs.c.ended_us.is_not(None),
+    postgresql_where=jobs.c.ended_us.is_not(None),
+)
+Index(
+    "ix_jobs_open",
+    jobs.c.recipe,
+    sqlite_where=jobs.c.ended_us.is_(None),
+    postgresql_where=jobs.c.ended_us.is_(None),
+)
 Index("ix_jobs_tenant_fingerprint", jobs.c.tenant, jobs.c.fingerprint, jobs.c.created_us)
 
 tasks = Table(

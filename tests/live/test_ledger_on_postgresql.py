@@ -15,6 +15,7 @@ from tests.contracts.ledger_leases import *  # noqa: F403
 from tests.contracts.ledger_money import *  # noqa: F403
 from tests.contracts.ledger_threads import *  # noqa: F403
 from tests.contracts.ledger_tokens import *  # noqa: F403
+from tests.contracts.ledger_totals import *  # noqa: F403
 from tests.contracts.ledger_upkeep import *  # noqa: F403
 from tests.contracts.ledger_views import *  # noqa: F403
 from tests.ledger_desk import LedgerDesk

@@ -91,6 +91,7 @@ ROUTES = [
     ("GET", "/v1/names/jobs", (Scope.READ,)),
     ("GET", "/v1/names/workers", (Scope.OPERATE,)),
     ("GET", "/v1/names/keys", ()),
+    ("GET", "/metrics", (Scope.OPERATE,)),
 ]
 NOWHERE = dict.fromkeys(("file", "job", "task", "worker", "show", "api_key"), "x")
 OF_OBJECTS = [
@@ -137,7 +138,7 @@ def test_every_route_of_the_document_is_in_the_matrix(idle: FrontDesk):
         (method.upper(), re.sub(r"\{\w+\}", "{}", path))
         for path, operations in idle.app.openapi()["paths"].items()
         for method in operations
-        if path.startswith("/v1")
+        if path.startswith(("/v1", "/metrics"))
     }
     assert paths == {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path, _ in ROUTES if method != "HEAD"}
 
