@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from actors.contract import Beat, Json, Order
+from actors.contract import STORE_AWAY, Beat, Json, Order
 from actors.patience import patiently
 from cluster.assets import blob_key, checkpoint_key
 from cluster.errors import (
@@ -19,11 +20,11 @@ from cluster.errors import (
     Interrupted,
     NotFound,
     StaleEpoch,
-    StoreUnavailable,
 )
 from cluster.logs import say
 from cluster.store.port import Store
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 0.5
 
@@ -54,15 +55,30 @@ class WorkBench:
                 if given.key == input_key and file["name"] == name:
                     path = self.scratch / "inputs" / input_key / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    patiently(partial(self._store.fetch, file["key"], path))
+                    self.insist(partial(self._store.fetch, file["key"], path))
                     return path
         raise NotFound(f"input {input_key!r} has no file {name!r}", field=f"inputs.{input_key}")
 
     def asset(self, sha256: str) -> Path:
         path = self.scratch / "assets" / sha256
         path.parent.mkdir(parents=True, exist_ok=True)
-        patiently(partial(self._store.fetch, blob_key(self.order.tenant, sha256), path))
+        self.insist(partial(self._store.fetch, blob_key(self.order.tenant, sha256), path))
         return path
+
+    def insist(self, call: Callable[[], T]) -> T:
+        """`call()` of the store, repeated for as long as the store is away. Raises what `check` raises."""
+        before = self._stage, self._done, self._total
+        waited = False
+
+        def on_wait(tried: int) -> None:
+            nonlocal waited
+            waited = True
+            self.progress(f"{STORE_AWAY}{before[0]}", tried, 0)  # each try is a sign of life
+
+        made = patiently(call, on_wait=on_wait, check=self.check)
+        if waited:
+            self.progress(*before)
+        return made
 
     def progress(self, stage: str, done: int, total: int) -> None:
         self._moved()
@@ -109,8 +125,8 @@ class WorkBench:
     def resume(self) -> Iterator[bytes]:
         for key in self.order.resume_from:
             try:
-                data = self._store.get(key)
-            except (NotFound, DamagedAsset, StoreUnavailable) as error:
+                data = self.insist(partial(self._store.get, key))
+            except (NotFound, DamagedAsset) as error:
                 self.refuse(error)
                 continue
             self.resumed_from = key

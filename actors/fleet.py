@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from cluster.logs import say
 from cluster.rates import load_rate_card
 from cluster.runtime import NAMESPACE, draining_nodes
 from cluster.settings import Settings
-from cluster.store.opening import open_store
+from cluster.store.opening import open_store, place_of
 from cluster.store.port import Store
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class RayDesk:
 class WorkerHost:
     """A worker as an actor: one thread runs the pull loop, one the orders, others answer control calls."""
 
-    def __init__(self, fleet: Fleet, worker_id: str, spawned_us: int, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, worker_id: str, spawned_us: int, settings: Settings, host: str) -> None:
         faults.arm_by(settings.faults, settings.faults_dir)
         self._fleet, self._settings = fleet, settings
         self._desk = RayDesk(lease_wait_s=settings.lease_wait_s)
@@ -194,7 +195,7 @@ class WorkerHost:
             facts,
             engine=engine,
             desk=self._desk,
-            store=_store(settings),
+            store=_store(settings, host),
             scratch=settings.home / "scratch",
             heartbeat_s=settings.heartbeat_s,
             execute=self._execute_as_named_call,
@@ -242,12 +243,23 @@ class WorkerHost:
         ray.get(me.execute.options(name=f"{order.step} {order.key} {order.job_id} {order.attempt_id}").remote(order))
 
 
-def _store(settings: Settings) -> Store:
-    """Whoever is spawned while the store is away waits for it. Raises StoreUnavailable after `ready_timeout_s`."""
+def _store(settings: Settings, host: str) -> Store:
+    """Whoever is spawned while the store is away waits for it. `host` is where the farm was started.
+
+    Raises InvalidSettings for a directory on another host, StoreUnavailable after `ready_timeout_s`.
+    """
+    if place_of(settings) is None and socket.gethostname() != host:
+        raise InvalidSettings(
+            f"a directory is a store for one host: the farm is on {host}, this worker on {socket.gethostname()}",
+            field="FARM_STORE",
+            remedy="put the store on S3 (FARM_STORE=s3://BUCKET/PREFIX), and begin with what is in the directory",
+        )
     ends_s = time.monotonic() + settings.ready_timeout_s
     while True:
         try:
-            return open_store(settings)
+            store = open_store(settings)
+            store.capabilities()  # one on S3 is tried out now, not by the first task
+            return store
         except StoreUnavailable:
             if time.monotonic() > ends_s:
                 raise
@@ -350,7 +362,7 @@ class Fleets:
     def _spawn(self, fleet: Fleet) -> None:
         worker_id = f"{fleet.name}/{ULID()}".lower()
         actor = _WorkerActor.options(name=worker_id, namespace=NAMESPACE, **ray_options(fleet)).remote(
-            fleet, worker_id, SystemClock().now_us(), self._settings
+            fleet, worker_id, SystemClock().now_us(), self._settings, socket.gethostname()
         )
         self._spawned.append(_Spawned(fleet, worker_id, actor, actor.run.remote(), time.monotonic()))
 

@@ -18,7 +18,6 @@ from ulid import ULID
 
 from actors.bench import WorkBench
 from actors.contract import SICK, Desk, Engine, Json, Made, Order, Outcome, Report, WorkerFacts
-from actors.patience import patiently
 from actors.reach import Reach
 from cluster import disk, faults
 from cluster.assets import Receipt, ReceiptFile
@@ -149,7 +148,7 @@ class Worker:
         files = []
         for made_file in made.files:
             put = partial(self._store.put_blob, order.tenant, made_file.path, media_type=made_file.media_type)
-            blob = patiently(put)
+            blob = bench.insist(put)
             files.append(ReceiptFile.of(made_file.name, blob, content_sha256=made_file.content_sha256))
         receipt = Receipt(
             attempt_id=order.attempt_id,
@@ -163,7 +162,7 @@ class Worker:
                 "children": [child.to_json() for child in made.children],
             },
         )
-        return patiently(lambda: put_receipt(self._store, order.tenant, receipt))
+        return bench.insist(lambda: put_receipt(self._store, order.tenant, receipt))
 
     def _failed(self, order: Order, error: FarmError, bench: WorkBench) -> Report:
         say(log, "An attempt failed.", action="attempt.failed", code=error.code, error=error.line())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
-from cluster.errors import NotFound, StoreFull, StoreUnavailable
+from cluster.errors import InvalidInput, NotFound, StoreFull, StoreUnavailable
 
 CHUNK_BYTES = 1 << 20
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -75,3 +76,17 @@ def whole_file(final: Path) -> Iterator[Path]:
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(source: Path | bytes) -> Iterator[BinaryIO]:
+    """A reader of bytes that are given, or of a file. Raises InvalidInput."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    try:
+        reader = source.open("rb")
+    except OSError as error:
+        raise InvalidInput(f"cannot read {source.name}: {error.strerror}", field="source") from error
+    with reader:
+        yield reader

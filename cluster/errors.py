@@ -22,6 +22,7 @@ FarmError                       ours; BUG unless a subclass says otherwise
 |- StaleTerm                    a write of a dispatcher that has been replaced
 |- Unavailable                  INFRA: worker, store or database; the same call may succeed later
 |  |- StoreUnavailable
+|  |  |- StoreRefused            the server is there and refuses us: work waits until a person has mended it
 |  |- LedgerUnavailable
 |  |- WorkerLost
 |  |- NoWriter                  no worker that writes with this model is up
@@ -185,6 +186,10 @@ class Unavailable(FarmError):
 
 class StoreUnavailable(Unavailable):
     code = "store_unavailable"
+
+
+class StoreRefused(StoreUnavailable):
+    code = "store_refused"
 
 
 class LedgerUnavailable(Unavailable):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -22,7 +23,16 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=lambda: Path.home() / ".reelfarm", description="ledger, store, models, logs")
     ledger_url: str = Field("", description="sqlite:///FILE or postgresql+psycopg://...; empty: FARM_HOME/ledger.db")
-    store: str = Field("", description="a directory or s3://BUCKET/PREFIX; empty: FARM_HOME/store")
+    store: str = Field("", description="a directory or s3://BUCKET/PREFIX; empty: what FARM_HOME has")
+    s3_endpoint: str = Field("", description="http(s)://HOST:PORT of an S3 server; empty: AWS. Its keys are AWS_*")
+    s3_public_endpoint: str = Field("", description="the same as clients reach it, if they do by another address")
+    s3_region: str = Field("", description="empty: AWS_REGION, else us-east-1")
+    s3_checksums: Literal["auto", "when_required"] = Field(
+        "auto", description="when_required: for servers that choke on checksums; what they hold is read back"
+    )
+    downloads: Literal["redirect", "proxy"] = Field(
+        "redirect", description="whether a store that signs URLs gives out its bytes itself"
+    )
     rate_card: Path | None = Field(None, description="YAML with prices; empty: the one that comes with Reelfarm")
     price_class: str = Field("on-demand", description="on-demand, spot, ...: how this machine's time is bought")
     tenant: str = Field("studio", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -81,6 +91,25 @@ class Settings(BaseSettings):
                 remedy=f"set it below {self.lease_s / 2:g}, or {PREFIX}LEASE_S above {2 * self.heartbeat_s:g}",
             )
         return self
+
+    @field_validator("store")
+    @classmethod
+    def _is_a_place(cls, value: str) -> str:
+        """An s3:// names a bucket and, below it, segments that are safe in a key."""
+        if "://" in value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w-][\w.-]*)*/?", value):
+            raise ValueError("should be a directory, or like s3://my-bucket/films")
+        return value
+
+    @field_validator("s3_endpoint", "s3_public_endpoint")
+    @classmethod
+    def _is_an_endpoint(cls, value: str) -> str:
+        """Without a slash at the end."""
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/")):
+            raise ValueError("should be like http://127.0.0.1:8333")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("should hold no keys; they are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return value.rstrip("/")
 
     @field_validator("url")
     @classmethod

@@ -96,6 +96,7 @@ class Farm:
         self.ledger = Ledger(self.settings.ledger)
         self._stack.callback(self.ledger.close)
         self.store = open_store(self.settings)
+        self.store.capabilities()  # one on S3 that cannot be used is found out now, not by the first task
         self._stack.enter_context(private_ray(gpus=self.gpus, code_dir=CODE_DIR))
         from actors.fleet import Fleets
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.contract import Json
+from actors.contract import STORE_AWAY, Json
 from cluster.ledger.outcomes import Backlog, Outcome
 from cluster.states import DONE, ENDED, JobState, State
 
@@ -90,8 +90,10 @@ def fraction(task: Mapping[str, Any], heard: Json | None) -> float:
         return 1.0
     if state is not State.RUNNING or heard is None or not heard["stage"]:
         return 0.0
-    begins, lasts = STAGES.get(heard["stage"], UNNAMED)
-    return float(begins + lasts * min(1.0, heard["done"] / max(1, heard["total"])))
+    stage = heard["stage"].removeprefix(STORE_AWAY)
+    begins, lasts = STAGES.get(stage, UNNAMED)
+    part = min(1.0, heard["done"] / max(1, heard["total"])) if stage == heard["stage"] else 0.0
+    return float(begins + lasts * part)
 
 
 def _left_s(task: Mapping[str, Any], done: float, ratios: Mapping[str, float], now_us: int) -> float:

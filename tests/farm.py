@@ -17,6 +17,7 @@ from cluster.ledger.ledger import Ledger
 from cluster.rates import load_rate_card
 from cluster.settings import Settings
 from cluster.store.directory import DirectoryStore
+from cluster.store.port import Store
 
 T = TypeVar("T")
 
@@ -52,13 +53,21 @@ class LocalDesk:
 class InProcessFarm:
     """`worker()` makes one; `work_until_over(job_id)` runs one until the job has ended."""
 
-    def __init__(self, home: Path, *, lease_s: float = 30.0, lease_wait_s: float = 0.2, **settings: float) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        lease_s: float = 30.0,
+        lease_wait_s: float = 0.2,
+        store: Store | None = None,
+        **settings: float,
+    ) -> None:
         self.home = home
         times = {"lease_s": lease_s, "lease_wait_s": lease_wait_s, "heartbeat_s": lease_s / 3}
         self.settings = Settings(home=home, **{**times, **settings})  # type: ignore[arg-type]
         self.clock = SystemClock()
         self.ledger = Ledger(f"sqlite:///{home / 'ledger.db'}")
-        self.store = DirectoryStore(home / "store")
+        self.store = store or DirectoryStore(home / "store")
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -133,8 +142,8 @@ class InProcessFarm:
 
 
 @contextmanager
-def in_process_farm(home: Path, **settings: float) -> Iterator[InProcessFarm]:
-    farm = InProcessFarm(home, **settings)
+def in_process_farm(home: Path, *, store: Store | None = None, **settings: float) -> Iterator[InProcessFarm]:
+    farm = InProcessFarm(home, store=store, **settings)
     try:
         yield farm
     finally:

@@ -52,7 +52,7 @@ class DirectoryStore:
     def put_blob(self, tenant: str, source: Path | bytes, *, media_type: str, rehash: bool = False) -> Blob:
         check_tenant(tenant)
         check_media_type(media_type)
-        with _reader(source) as reader, self._written(reader) as (written, sha256, size_bytes):
+        with disk.opened(source) as reader, self._written(reader) as (written, sha256, size_bytes):
             blob = Blob(key=blob_key(tenant, sha256), sha256=sha256, size_bytes=size_bytes, media_type=media_type)
             if not self._publish(written, blob.key) and not self._is_sound(blob, rehash=rehash):
                 with self._ours():  # damaged at rest: the bytes in hand are what the key names
@@ -115,11 +115,14 @@ class DirectoryStore:
             self._path(key).unlink(missing_ok=True)
 
     @faults.at("store.verify")
-    def verify(self, blob: Blob) -> None:
+    def verify(self, blob: Blob, *, reread: bool = False) -> None:
         with self.open(blob.key) as reader, self._ours():
             sha256, size_bytes = disk.copy(reader, None)
         if (sha256, size_bytes) != (blob.sha256, blob.size_bytes):
             raise DamagedAsset(f"{blob.key} holds {size_bytes} bytes of {sha256}, expected {blob.size_bytes} bytes")
+
+    def presigned(self, key: str, *, name: str, media_type: str, seconds: int) -> str | None:
+        return None
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -198,16 +201,3 @@ class DirectoryStore:
             except FileExistsError:
                 return True
             return False
-
-
-@contextmanager
-def _reader(source: Path | bytes) -> Iterator[BinaryIO]:
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-        return
-    try:
-        reader = source.open("rb")
-    except OSError as error:
-        raise InvalidInput(f"cannot read {source.name}: {error.strerror}", field="source") from error
-    with reader:
-        yield reader

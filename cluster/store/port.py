@@ -51,8 +51,12 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Deleting what is not there is fine."""
 
-    def verify(self, blob: Blob) -> None:
-        """Read the blob back. Raises NotFound if it is gone, DamagedAsset if it is not what `blob` says."""
+    def verify(self, blob: Blob, *, reread: bool = False) -> None:
+        """See that the store holds the blob: by the checksum of the server where that was seen to check, else by
+        reading it back, as always if `reread`. Raises NotFound if it is gone, DamagedAsset if it is something else."""
+
+    def presigned(self, key: str, *, name: str, media_type: str, seconds: int) -> str | None:
+        """A URL that gives the bytes to anybody for so long, as a file called `name`; None if there are no such."""
 
     def sweep(self, *, older_than_s: float) -> int:
         """Remove what writers began and never finished, if it is older than any write takes. Returns how many."""

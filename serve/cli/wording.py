@@ -7,6 +7,7 @@ import unicodedata
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from actors.contract import STORE_AWAY
 from cluster.errors import InvalidInput
 from cluster.states import State
 
@@ -87,6 +88,8 @@ def purpose_of(task: TaskView) -> str:
 
 def doing(task: TaskView) -> str:
     """One word for where the task is: its stage while it runs, else its state."""
+    if task.state is State.RUNNING and task.stage.startswith(STORE_AWAY):
+        return "waiting for the store"
     return STAGES.get(task.stage, task.stage) if task.state is State.RUNNING else STATES[task.state]
 
 
