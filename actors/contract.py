@@ -23,6 +23,9 @@ SICK = "sick: "
 STORE_AWAY = "store:"
 """How the name of a stage begins while it waits for the store; its `done` counts the tries."""
 
+PUT_AGAIN = "marked"
+"""The answer to a report that names a file which was about to be removed: put the files again, then report again."""
+
 
 class Quality(StrEnum):
     """What a take may save on."""
@@ -345,7 +348,7 @@ class Desk(Protocol):
         reason of a drain), and why the worker itself shall, by its id."""
 
     def report(self, report: Report) -> str:
-        """accepted, duplicate or superseded (see cluster.ledger.leases.Answer)."""
+        """accepted, duplicate, superseded or PUT_AGAIN (see cluster.ledger.leases.Answer)."""
 
     def leave(self, worker_id: str, *, died: bool = False) -> None:
         """The worker is gone. `died`: by itself in the middle of its work, neither told to nor with its node."""

@@ -30,6 +30,7 @@ from cluster.errors import (
     FarmError,
     InvalidGraph,
     InvalidInput,
+    NotFound,
     StaleTerm,
     StoreUnavailable,
     Unavailable,
@@ -224,6 +225,8 @@ class Dispatcher:
         """Ends an attempt. Idempotent: a report that is repeated is answered `duplicate`."""
         with about(task=report.task_id, attempt=report.attempt_id, worker=report.worker_id):
             answer = await self._take(report)
+            if answer is Answer.MARKED:  # it goes on: it puts its files again
+                return answer.value
             lease = self._leases.pop(report.attempt_id, None)
             self._queue.settled(report.task_id, now_s=self._clock.monotonic_s())
             say(log, "A report came in.", action="report", outcome=report.outcome.value, answer=answer.value)
@@ -296,9 +299,14 @@ class Dispatcher:
         return await self._call(lambda: self._ledger.interrupt(self._term, **who, facts=report.facts))
 
     async def _commit(self, tenant: str, attempt_id: str, who: _Claim) -> Answer:
-        """Commits by the receipt, which is verified before the transaction begins."""
+        """Commits by the receipt, which is verified before the transaction begins. A file that is gone was removed
+        because nobody needed it, and is MARKED like one that was about to be."""
         try:
-            commit = await asyncio.to_thread(self._made, tenant, attempt_id, who)
+            try:
+                commit = await asyncio.to_thread(self._made, tenant, attempt_id, who)
+            except NotFound as error:
+                say(log, "A file of a receipt is gone.", action="receipt.incomplete", error=error.line())
+                return Answer.MARKED
             answer = await self._booking.ask(commit)
             lease = self._leases.get(attempt_id)
             if lease is not None and answer is Answer.ACCEPTED:  # how long its stages pause, for the next ones
@@ -350,10 +358,13 @@ class Dispatcher:
             except DamagedAsset as error:
                 found = None
                 say(log, "A receipt is damaged.", action="receipt.damaged", error=error.line())
-            if found is not None:
+            answer = None
+            for _ in range(2 if found is not None else 0):  # what was marked is looked at again: it may be there
                 with faults.point("dispatcher.adopt"):
                     answer = await self._commit(lease.tenant, lease.attempt_id, who)
-            else:
+                if answer is not Answer.MARKED:
+                    break
+            if answer in (None, Answer.MARKED):
                 lose = partial(self._ledger.lose, self._term, **who, why=why, facts=lease.facts())
                 answer = await self._call(partial(lose, failure=failure, end=end))
                 self._memory.note_failure(lease)

@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from ulid import ULID
 
 from actors.bench import WorkBench
-from actors.contract import SICK, Desk, Engine, Json, Made, Order, Outcome, Report, WorkerFacts
+from actors.contract import PUT_AGAIN, SICK, Desk, Engine, Json, Made, MadeFile, Order, Outcome, Report, WorkerFacts
 from actors.reach import Reach
 from cluster import disk, faults
-from cluster.assets import Receipt, ReceiptFile
+from cluster.assets import Blob, Receipt, ReceiptFile
 from cluster.errors import (
     Canceled,
     EngineFailed,
@@ -35,6 +36,7 @@ from cluster.errors import (
 from cluster.logs import about, say
 from cluster.store.port import Store, put_receipt
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1.0
 
@@ -62,6 +64,7 @@ class Worker:
         self._stopping = threading.Event()
         self._beat_now = threading.Event()
         self._bench: WorkBench | None = None
+        self._made: tuple[MadeFile, ...] = ()  # what the newest attempt has put into the store
         self._sick: str | None = None
 
     def start(self) -> Json:
@@ -119,7 +122,12 @@ class Worker:
         self._bench = bench
         with about(job=order.job_id, task=order.task_id, attempt=order.attempt_id, worker=self.facts.id):
             try:
-                self._deliver(self._attempt(order, bench))
+                report = self._attempt(order, bench)
+                while self._deliver(report) == PUT_AGAIN:
+                    say(log, "The files of a take are put again.", action="upload.again")
+                    time.sleep(RETRY_AFTER_S)
+                    for put in self._puts(order):
+                        self._insist(put)
             finally:
                 self._bench = None
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -145,11 +153,11 @@ class Worker:
             return self._failed(order, EngineFailed(f"{type(error).__name__}: {error}"), bench)
 
     def _upload(self, order: Order, bench: WorkBench, made: Made) -> str:
-        files = []
-        for made_file in made.files:
-            put = partial(self._store.put_blob, order.tenant, made_file.path, media_type=made_file.media_type)
-            blob = bench.insist(put)
-            files.append(ReceiptFile.of(made_file.name, blob, content_sha256=made_file.content_sha256))
+        self._made = made.files
+        blobs = [bench.insist(put) for put in self._puts(order)]
+        files = [
+            ReceiptFile.of(m.name, b, content_sha256=m.content_sha256) for m, b in zip(made.files, blobs, strict=True)
+        ]
         receipt = Receipt(
             attempt_id=order.attempt_id,
             task_id=order.task_id,
@@ -163,6 +171,11 @@ class Worker:
             },
         )
         return bench.insist(lambda: put_receipt(self._store, order.tenant, receipt))
+
+    def _puts(self, order: Order) -> list[Callable[[], Blob]]:
+        """Each puts one file of what the attempt made into the store; again is free."""
+        put = partial(self._store.put_blob, order.tenant)
+        return [partial(put, made.path, media_type=made.media_type) for made in self._made]
 
     def _failed(self, order: Order, error: FarmError, bench: WorkBench) -> Report:
         say(log, "An attempt failed.", action="attempt.failed", code=error.code, error=error.line())
@@ -186,23 +199,26 @@ class Worker:
             **details,  # type: ignore[arg-type]  # each is a field of Report
         )
 
-    def _deliver(self, report: Report) -> None:
-        """First to the journal, then to the dispatcher until it answers; oldest first.
+    def _deliver(self, report: Report) -> str:
+        """First to the journal, then to the dispatcher until it answers; oldest first. Returns what it answers.
 
         A journal that cannot be written, on a disk that is full, costs no report: it goes to the dispatcher at once.
         """
         path = self._journal / f"{ULID()}.json"
+        answer = ""
         try:
             with faults.point("worker.journal"), disk.errors(self._journal):
                 path.write_text(json.dumps(report.to_json()), encoding="utf-8")
         except (Unavailable, StoreFull) as error:
             path.unlink(missing_ok=True)
             say(log, "A report could not be kept in the journal.", action="journal.failed", error=error.line())
-            self._insist(lambda: self._desk.report(report))
+            answer = self._insist(lambda: self._desk.report(report)) or ""
         for entry in sorted(self._journal.glob("*.json")):
             kept = Report.from_json(json.loads(entry.read_text(encoding="utf-8")))
-            self._insist(lambda kept=kept: self._desk.report(kept))  # type: ignore[misc]
+            said = self._insist(partial(self._desk.report, kept)) or ""
+            answer = said if kept.attempt_id == report.attempt_id else answer
             entry.unlink()
+        return answer
 
     def _next_order(self) -> Order | None:
         request_id = str(ULID())
@@ -215,18 +231,17 @@ class Worker:
                     self._insist(lambda: self._desk.join(self.facts), tries=1)
         return None
 
-    def _insist(self, call: Callable[[], object], *, tries: int | None = None) -> None:
-        """Repeats a call while the dispatcher is away: for ever, or `tries` times."""
+    def _insist(self, call: Callable[[], T], *, tries: int | None = None) -> T | None:
+        """Repeats a call while who is asked is away: for ever, or `tries` times."""
         attempt = 0
         while True:
             attempt += 1
             try:
-                call()
-                return
+                return call()
             except (Unavailable, StoreFull) as error:
                 say(log, "A call is repeated.", action="call.retry", error=error.line())
                 if tries is not None and attempt >= tries:
-                    return
+                    return None
                 time.sleep(RETRY_AFTER_S)
 
     def _beat_until_stopped(self) -> None:

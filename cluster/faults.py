@@ -39,6 +39,7 @@ POINTS = {
     "dispatcher.adopt": "a lost attempt is found by its receipt and committed",
     "worker.journal": "a report is written to the worker's journal, before anybody hears of it",
     "store.publish": "the bytes are written and get their final name",
+    "assets.remove": "a blob that nobody needs, and that is claimed, is removed from the store",
     "webhooks.send": "a webhook is sent and answered",
 }
 """Places that are passed once; what they stand around cannot be done twice by itself."""
@@ -65,6 +66,8 @@ CALLS = {
     "worker.beat": "a worker renews its lease",
     "worker.report": "a worker says how an attempt ended",
     "worker.leave": "a worker says that it goes",
+    "assets.mark": "blobs that nobody needs are marked",
+    "assets.claim": "marked blobs are claimed, to be removed",
     "webhooks.claim": "what has to be sent is taken up by a deliverer",
     "webhooks.settle": "how a try of a webhook went is written down",
 }

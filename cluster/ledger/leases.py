@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, literal, or_, select,
 from cluster import failures, faults
 from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleTerm, WorkerLost
 from cluster.graph import TaskSpec, with_new_seed
-from cluster.ledger import attempts, events, money, moves, questions
+from cluster.ledger import attempts, events, inventory, money, moves, questions
 from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts as attempts_table
 from cluster.ledger.schema import dispatcher, jobs, tasks, workers
@@ -86,6 +86,7 @@ class Answer(StrEnum):
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"  # the same report has been accepted before
+    MARKED = "marked"  # a file was about to be removed, for nobody needed it: put the files again, then report again
     SUPERSEDED = "superseded"  # the task is no longer this attempt's: stop, throw the output away
 
 
@@ -255,7 +256,8 @@ class Commit:
 def commit(connection: Connection, commits: Sequence[Commit], *, now_us: int) -> list[Answer]:
     """One transaction moves the tasks, books the cost and inserts the children.
 
-    Who waits for an answer to the same question takes this one. Raises InvalidGraph for children that a job cannot
+    Who waits for an answer to the same question takes this one. A commit that names a file which a collection has
+    marked is answered MARKED, and nothing has happened to its task. Raises InvalidGraph for children that a job cannot
     take, and NotFound; then nothing has happened to any of them. Many commits take about as many statements as one.
     """
     claims = [(c.task_id, c.attempt_id, c.epoch) for c in commits]
@@ -268,19 +270,40 @@ def commit(connection: Connection, commits: Sequence[Commit], *, now_us: int) ->
         elif answer is Answer.ACCEPTED:
             accepted[c.attempt_id] = (task, attempt, c)
         answers.append(answer)
-    if accepted:
-        _book(connection, list(accepted.values()), now_us=now_us)
-    return answers
+    if not accepted:
+        return answers
+    asked = {"jobs": padded({task.job_id for task, _, _ in accepted.values()})}
+    its_job = {row.id: row for row in connection.execute(JOBS, asked)}
+    named = {c.attempt_id: _named(its_job[task.job_id], c) for task, _, c in accepted.values()}
+    rows = inventory.known(connection, {name for files in named.values() for name in files})
+    marked = inventory.refused(connection, rows, now_us=now_us)
+    late = {attempt_id for attempt_id, files in named.items() if marked & files.keys()}
+    made = [accepted[attempt_id] for attempt_id in named if attempt_id not in late]
+    if made:
+        inventory.keep(
+            connection, {n: f for _, _, c in made for n, f in named[c.attempt_id].items()}, rows, now_us=now_us
+        )
+        _book(connection, made, its_job, now_us=now_us)
+    return [Answer.MARKED if c.attempt_id in late else answer for c, answer in zip(commits, answers, strict=True)]
 
 
-def _book(connection: Connection, accepted: Sequence[tuple[Row[Any], Row[Any], Commit]], *, now_us: int) -> None:
+def _named(job: Row[Any], c: Commit) -> dict[inventory.Name, Mapping[str, Any]]:
+    return {(job.tenant, str(file["sha256"])): {**file, "show": job.show} for file in c.files}
+
+
+def _book(
+    connection: Connection,
+    accepted: Sequence[tuple[Row[Any], Row[Any], Commit]],
+    its_job: Mapping[str, Row[Any]],
+    *,
+    now_us: int,
+) -> None:
     for task, _, c in accepted:
         if c.children and not task.expands:
             what = f"task {task.key!r} does not expand, but reports {len(c.children)} children"
             raise InvalidGraph(what, field="children")
     ending = [(a, {"receipt_key": c.receipt_key, "facts": c.facts}) for _, a, c in accepted if a.state != S.LOST.value]
     attempts.end_all(connection, ending, S.SUCCEEDED, now_us=now_us)
-    its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": padded({t.job_id for t, _, _ in accepted})})}
     kept = list[questions.Committed]()
     moving: dict[Move, list[tuple[Row[Any], dict[str, Any]]]] = {Move.COMMIT: [], Move.GATE: []}
     for task, attempt, c in accepted:
@@ -291,8 +314,8 @@ def _book(connection: Connection, accepted: Sequence[tuple[Row[Any], Row[Any], C
         if c.epoch > 1:
             resumed = attempts.settle_resumed(connection, attempt, c.facts.get("resumed_from"), now_us=now_us)
         committed: dict[str, Any] = {"receipt_key": c.receipt_key, "files": c.files, "result": c.result}
-        whose = {"tenant": its_job[task.job_id].tenant, "show": its_job[task.job_id].show}
-        kept.append(questions.Committed(**whose, task=task, attempt_id=c.attempt_id, **committed))
+        tenant = its_job[task.job_id].tenant
+        kept.append(questions.Committed(tenant=tenant, task=task, attempt_id=c.attempt_id, **committed))
         if c.children:
             with faults.point("ledger.expand"):
                 moves.insert_tasks(connection, task.job_id, c.children, ids=c.child_ids, now_us=now_us, by=c.attempt_id)

@@ -23,6 +23,7 @@ from cluster.ledger import (
     history,
     holdings,
     hooks,
+    inventory,
     jobs,
     keys,
     leases,
@@ -30,6 +31,7 @@ from cluster.ledger import (
     moves,
     operations,
     recount,
+    retention,
     shares,
     tokens,
 )
@@ -278,6 +280,40 @@ class Ledger:
         """What `source` has counted so far, by meter. Again is fine."""
         now_us = self.clock.now_us()
         self._do(lambda c: tokens.book(c, source, totals, now_us=now_us))
+
+    def name_asset(self, tenant: str, file: Mapping[str, Any]) -> None:
+        """Before a blob that no task makes is put; see `cluster.ledger.inventory.name`. Raises Unavailable."""
+        now_us = self.clock.now_us()
+        self._do(lambda c: inventory.name(c, tenant, file, now_us=now_us))
+
+    def release_job(self, job_id: str, *, before_us: int) -> bool:
+        """Its files are nobody's from now on, if it still is what was to be released."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: retention.release(c, job_id, before_us=before_us, now_us=now_us))
+
+    @faults.at("assets.mark")
+    def mark_assets(self, tenant: str, shas: Collection[str], *, before_us: int) -> int:
+        """Those of them that were not committed since `before_us`; see `cluster.ledger.inventory`."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: inventory.mark(c, tenant, shas, before_us=before_us, now_us=now_us))
+
+    def mark_strays(self, tenant: str, files: Sequence[Mapping[str, Any]]) -> int:
+        now_us = self.clock.now_us()
+        return self._do(lambda c: inventory.mark_strays(c, tenant, files, now_us=now_us))
+
+    def unmark_assets(self, tenant: str, shas: Collection[str]) -> None:
+        self._do(lambda c: inventory.unmark(c, tenant, shas))
+
+    @faults.at("assets.claim")
+    def claim_assets(self, tenant: str, marks: Mapping[str, int]) -> list[str]:
+        """Those that are marked as they were seen, for CLAIM_US the caller's to remove."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: inventory.claim(c, tenant, marks, now_us=now_us), repeatable=False)
+
+    def drop_assets(self, tenant: str) -> int:
+        """Rows of what was removed long ago."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: inventory.drop(c, tenant, now_us=now_us))
 
     def set_held(self, job_id: str, held: bool) -> None:
         now_us = self.clock.now_us()

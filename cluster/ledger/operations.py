@@ -18,6 +18,9 @@ from cluster.states import MOVES, OF_PEOPLE, OPEN, AttemptState, Move, State
 ALONE = frozenset({Move.CANCEL, Move.HOLD})
 """Moves of a task that does not run from which nothing follows for others: a job makes them at once."""
 
+GOES_ON = frozenset({Move.REOPEN, Move.EAT, Move.APPROVE, Move.REJECT})
+"""Moves after which somebody reads the files of the job."""
+
 
 def cancel_job(connection: Connection, job_id: str, *, now_us: int) -> int:
     """Cancels what has not ended; monotonic. Returns how many tasks were canceled. Raises NotFound."""
@@ -110,6 +113,8 @@ def _move(connection: Connection, batch: moves.Batch, task: Row[Any], how: Move,
             f"task {task.key!r} has expanded already, and does so once",
             remedy="submit the job again: what has not changed costs nothing",
         )
+    if how in GOES_ON and _job(connection, task.job_id).released_us is not None:
+        raise IllegalMove("the files of its job are kept no longer", remedy="submit the job again")
     columns: dict[str, Any] = {}
     if how is Move.REOPEN:
         how = Move.REOPEN_PENDING if task.unmet > 0 else Move.REOPEN

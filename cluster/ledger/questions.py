@@ -16,14 +16,12 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, 
 
 from cluster.graph import answer_hashes, content_key
 from cluster.ledger.database import padded
-from cluster.ledger.schema import assets, attempts, jobs, takes, tasks
+from cluster.ledger.schema import attempts, jobs, takes, tasks
 from cluster.states import AttemptState, State
 
-KNOWN_FILES, KNOWN_TAKES = (
-    select(tenant, name).where(
-        tenant.in_(bindparam("tenants", expanding=True)), name.in_(bindparam("names", expanding=True))
-    )
-    for tenant, name in ((assets.c.tenant, assets.c.sha256), (takes.c.tenant, takes.c.content_key))
+KNOWN_TAKES = select(takes.c.tenant, takes.c.content_key).where(
+    takes.c.tenant.in_(bindparam("tenants", expanding=True)),
+    takes.c.content_key.in_(bindparam("names", expanding=True)),
 )
 
 
@@ -58,7 +56,6 @@ class Committed:
     """A task with what it answered."""
 
     tenant: str
-    show: str
     task: Row[Any]
     attempt_id: str
     receipt_key: str
@@ -67,25 +64,9 @@ class Committed:
 
 
 def keep(connection: Connection, committed: Sequence[Committed], *, now_us: int) -> None:
-    """Names the committed files, and makes them the answer to the question of each task, if it has one."""
-    files = {
-        (c.tenant, file["sha256"]): {
-            "tenant": c.tenant,
-            "sha256": file["sha256"],
-            "key": file["key"],
-            "size": file["size_bytes"],
-            "media_type": file["media_type"],
-            "created_us": now_us,
-            "show": c.show,
-        }
-        for c in committed
-        for file in c.files
-    }
-    known = _known(connection, KNOWN_FILES, files)
-    if files.keys() - known:
-        connection.execute(insert(assets), [row for name, row in files.items() if name not in known])
+    """What was committed is the answer to the question of each task, if it has one."""
     asked = [c for c in committed if c.task.content_key is not None]
-    known = _known(connection, KNOWN_TAKES, [(c.tenant, c.task.content_key) for c in asked])
+    known = _known(connection, [(c.tenant, c.task.content_key) for c in asked])
     new: dict[tuple[str, str], dict[str, Any]] = {}
     for c in asked:
         name = (c.tenant, c.task.content_key)
@@ -114,14 +95,14 @@ def approve(connection: Connection, tenant: str, task: Row[Any], *, now_us: int)
     connection.execute(update(takes).where(takes.c.tenant == tenant, same).values(approved_us=now_us))
 
 
-def _known(connection: Connection, query: Select[Any], pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Which of these (tenant, name) there are."""
+def _known(connection: Connection, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Which of these (tenant, content key) have been answered."""
     found: set[tuple[str, str]] = set()
     asked = sorted(pairs)
     for first in range(0, len(asked), 5_000):  # databases bound the parameters of a statement
         part = asked[first : first + 5_000]
         names = {"tenants": padded({t for t, _ in part}), "names": padded(n for _, n in part)}
-        found |= {(t, n) for t, n in connection.execute(query, names)}
+        found |= {(t, n) for t, n in connection.execute(KNOWN_TAKES, names)}
     return found
 
 

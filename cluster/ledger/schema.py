@@ -75,6 +75,7 @@ jobs = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("ended_us", BigInteger),
     Column("deleted_us", BigInteger),  # since then nobody is shown it; its events and its bill stay
+    Column("released_us", BigInteger),  # since then its files are nobody's: what is not another job's is removed
     UniqueConstraint("tenant", "idempotency_key"),
 )
 Index("ix_jobs_ready", jobs.c.n_ready)
@@ -268,6 +269,9 @@ assets = Table(
     Column("media_type", String(128), nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("show", String(64), nullable=False, server_default=text("'default'")),  # that made it first pays its room
+    Column("used_us", BigInteger, nullable=False, server_default=text("0")),  # when it was committed last
+    Column("marked_us", BigInteger),  # since then a collection finds nobody who needs it
+    Column("swept_us", BigInteger),  # since then it is removed; the row stays for an hour, to refuse commits
 )
 
 takes = Table(

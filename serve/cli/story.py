@@ -17,6 +17,7 @@ WORDS = {
     "job.cancel": "canceled by a person",
     "job.held": "put on hold: no new work is given out",
     "job.released": "released",
+    "job.files_released": "its files are kept no longer",
     "job.ended": "over",
     "job.reopened": "open again",
     "task.created": "planned",

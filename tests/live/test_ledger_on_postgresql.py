@@ -10,6 +10,7 @@ from tests.contracts.ledger_films import *  # noqa: F403
 from tests.contracts.ledger_gates import *  # noqa: F403
 from tests.contracts.ledger_graphs import *  # noqa: F403
 from tests.contracts.ledger_hooks import *  # noqa: F403
+from tests.contracts.ledger_inventory import *  # noqa: F403
 from tests.contracts.ledger_keys import *  # noqa: F403
 from tests.contracts.ledger_leases import *  # noqa: F403
 from tests.contracts.ledger_money import *  # noqa: F403
