@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster import retention
 from cluster.errors import FarmError, Unavailable
 from cluster.ledger import chores
 from cluster.ledger.ledger import Ledger
@@ -43,7 +44,15 @@ def chores_of(settings: Settings, ledger: Ledger, store: Store) -> list[Chore]:
         kept = {"uploads_kept_s": settings.uploads_kept_s, "remains_kept_s": settings.checkpoints_kept_s}
         return asdict(sweep(ledger, store, **kept))
 
-    return [Chore(name="sweep-store", every_s=settings.sweep_s, do=swept)]
+    return [
+        Chore(name="sweep-store", every_s=settings.sweep_s, do=swept),
+        Chore(
+            name="collect-assets",
+            every_s=settings.sweep_s,
+            do=lambda: asdict(retention.collect(ledger, store, settings)),
+        ),
+        Chore(name="forget", every_s=settings.sweep_s, do=lambda: asdict(retention.forget(ledger, settings))),
+    ]
 
 
 class Upkeep:

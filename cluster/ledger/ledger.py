@@ -18,6 +18,7 @@ from cluster.graph import TaskSpec, check_size
 from cluster.ledger import (
     audit,
     chores,
+    erasure,
     events,
     films,
     history,
@@ -280,6 +281,27 @@ class Ledger:
         """What `source` has counted so far, by meter. Again is fine."""
         now_us = self.clock.now_us()
         self._do(lambda c: tokens.book(c, source, totals, now_us=now_us))
+
+    def sum_up(self, job_id: str, *, before_us: int) -> bool:
+        """One summary takes the place of its events, if it ended before then. Raises DamagedLedger."""
+        return self._do(lambda c: retention.sum_up(c, job_id, before_us=before_us))
+
+    def forget_attempts(self, before_us: int) -> int:
+        """Of jobs that ended before then, some at a time; returns how many jobs."""
+        return self._do(lambda c: retention.forget_attempts(c, before_us))
+
+    def close_tenant(self, tenant: str) -> list[str]:
+        """Their keys and webhooks are gone. Returns the ids of their jobs."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: erasure.close(c, tenant, now_us=now_us))
+
+    def erase_job(self, job_id: str) -> None:
+        """What it said and made is gone; its states and its bill stay. Raises NotFound, DamagedLedger."""
+        now_us = self.clock.now_us()
+        self._do(lambda c: erasure.erase_job(c, job_id, now_us=now_us))
+
+    def forget_tenant(self, tenant: str) -> None:
+        self._do(lambda c: erasure.forget(c, tenant))
 
     def name_asset(self, tenant: str, file: Mapping[str, Any]) -> None:
         """Before a blob that no task makes is put; see `cluster.ledger.inventory.name`. Raises Unavailable."""

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from cluster.ledger.audit import Log, read_log, violations
+from cluster.ledger.replay import SUMMARY
 from cluster.ledger.schema import attempts, edges, jobs, tasks, workers
 from cluster.rates import cost_until
 from cluster.states import DONE, OVER, State, job_state
@@ -44,8 +45,15 @@ def flaws(books: Books) -> list[str]:
 
 def _flaws_of_tasks(books: Books) -> list[str]:
     broken = []
-    replayed = {e.task_id: e.to_state for e in books.log.events if e.to_state is not None}
-    ends = {e.attempt_id: e.data["attempt"] for e in books.log.events if e.to_state and "attempt" in e.data}
+    replayed, ends = dict[str | None, str](), dict[str | None, str]()
+    for e in books.log.events:
+        if e.kind == SUMMARY:
+            replayed |= {task_id: task["state"] for task_id, task in e.data["tasks"].items()}
+            ends |= {attempt_id: attempt["state"] for attempt_id, attempt in e.data["attempts"].items()}
+        elif e.to_state is not None:
+            replayed[e.task_id] = e.to_state
+            if "attempt" in e.data:
+                ends[e.attempt_id] = e.data["attempt"]
     needs: dict[str, list[str]] = defaultdict(list)
     for edge in books.edges:
         needs[edge.task_id].append(edge.needs_id)
@@ -76,7 +84,9 @@ def _flaws_of_tasks(books: Books) -> list[str]:
 
 def _flaws_of_jobs(books: Books) -> list[str]:
     broken = []
-    newest = {e.job_id: e.seq for e in books.log.events}
+    newest = dict[str, int]()
+    for e in books.log.events:
+        newest[e.job_id] = e.data["upto"] if e.kind == SUMMARY else max(e.seq, newest.get(e.job_id, 0))
     recount: dict[str, Counter[str]] = defaultdict(Counter)
     for t in books.tasks.values():
         recount[t.job_id][t.state] += 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from cluster.errors import FailureClass
 from cluster.failures import judge
@@ -31,6 +32,8 @@ INVARIANTS = (
 )
 COMMITS = frozenset({Move.COMMIT, Move.GATE})
 ANSWERS = COMMITS | {Move.CACHE_HIT, Move.CACHE_GATE}
+SUMMARY = "job.summed"
+"""The first event of a job that has been over for long: it stands for those which are kept no longer."""
 MOVELESS = frozenset({"task.free", "task.cached"})
 """Events of tasks that move none."""
 ADOPTABLE = AttemptState.LOST.value
@@ -89,6 +92,7 @@ class Replay:
         self._gates: dict[tuple[str, str], list[_Task]] = defaultdict(list)
         self._approved: set[str] = set()  # attempts whose answer a person has approved
         self._passed: list[tuple[str, str]] = []  # tasks that took an answer through their gate, and of which attempt
+        self._summed: dict[str, int] = {}  # jobs whose events up to this number are one summary now
         self._end_us = 0
 
     def _break(self, invariant: str, what: str) -> None:
@@ -96,6 +100,10 @@ class Replay:
         self.broken.append(f"{invariant}: {what}")
 
     def take(self, e: Event) -> None:
+        if e.kind == SUMMARY:
+            return self._restore(e)
+        if e.seq <= self._summed.get(e.job_id, 0):  # what was kept of them says nothing that is not in the summary
+            return None
         self._last[e.job_id] += 1
         self._end_us = max(self._end_us, e.at_us)
         if e.seq != self._last[e.job_id]:
@@ -117,6 +125,58 @@ class Replay:
                 self._create(e)
             case kind if kind.startswith("task.") and kind not in MOVELESS:
                 self._move(e, self.tasks[str(e.task_id)], Move(kind.removeprefix("task.")))
+
+        return None
+
+    def summary(self, job_id: str) -> dict[str, Any]:
+        """All that later events, and those of other jobs, can be held against: what stands for the events so far."""
+        tasks = {task_id: task for task_id, task in self.tasks.items() if task.job_id == job_id}
+        gates = {id(task): gate for (job, gate), some in self._gates.items() for task in some if job == job_id}
+        return {
+            "upto": self._last[job_id],
+            "held": job_id in self._held,
+            "canceled": job_id in self._canceled,
+            "tasks": {
+                task_id: {
+                    "key": task.key,
+                    "needs": list(task.needs),
+                    "state": task.state.value,
+                    "epoch": task.epoch,
+                    "generation": task.generation,
+                    "answers": task.answers[task.generation],
+                    "failures": task.failures,
+                    "poison_stage": task.poison_stage,
+                    "expansions": sorted(task.expansions),
+                    "of_gate": gates.get(id(task)),
+                    "gate": task.gate,
+                    "ready_us": task.ready_us,
+                }
+                for task_id, task in tasks.items()
+            },
+            "attempts": {a: asdict(one) for a, one in self.attempts.items() if one.task_id in tasks},
+            "approved": sorted(self._approved),
+            "passed": [list(one) for one in self._passed],
+        }
+
+    def _restore(self, e: Event) -> None:
+        self._summed[e.job_id] = self._last[e.job_id] = e.data["upto"]
+        self._held |= {e.job_id} if e.data["held"] else set()
+        self._canceled |= {e.job_id} if e.data["canceled"] else set()
+        for task_id, was in e.data["tasks"].items():
+            task = _Task(
+                e.job_id, was["key"], was["needs"], State(was["state"]), was["epoch"], was["ready_us"],
+                generation=was["generation"], failures=dict(was["failures"]), poison_stage=was["poison_stage"],
+                answers=Counter({was["generation"]: was["answers"]}), expansions=set(was["expansions"]),
+                gate=was["gate"],
+            )  # fmt: skip
+            self.tasks[task_id] = task
+            self._by_key[e.job_id, task.key] = task_id
+            if was["of_gate"] is not None:
+                self._gates[e.job_id, was["of_gate"]].append(task)
+        self._sizes[e.job_id] = len(e.data["tasks"])
+        self.attempts |= {a: Attempt(**was) for a, was in e.data["attempts"].items()}
+        self._approved |= set(e.data["approved"])
+        self._passed += [(key, attempt_id) for key, attempt_id in e.data["passed"]]
 
     def _create(self, e: Event) -> None:
         task_id, key = str(e.task_id), str(e.data["key"])

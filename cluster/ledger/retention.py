@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, null, or_, select, update
 
+from cluster.errors import DamagedLedger
 from cluster.ledger import events
-from cluster.ledger.schema import jobs, takes, tasks
+from cluster.ledger.replay import SUMMARY, Replay
+from cluster.ledger.schema import attempts, jobs, takes, tasks
+from cluster.ledger.schema import events as events_table
 from cluster.ledger.views import JOB_STATE
-from cluster.states import JobState
+from cluster.states import AttemptState, JobState
+
+KEPT_EVENTS = ("task.cached",)
+"""Of a bill: they stay as long as its lines."""
+AT_ONCE = 500
 
 LOST = (JobState.FAILED.value, JobState.CANCELED.value)
 
@@ -58,3 +65,58 @@ def doomed_takes(connection: Connection, tenant: str, job_ids: Collection[str]) 
         )
     )
     return {*connection.execute(used).scalars()} - {*connection.execute(elsewhere).scalars()}
+
+
+def unsummed(connection: Connection, before_us: int, *, tenant: str | None = None) -> list[str]:
+    """Jobs that ended before then and whose events are all there: some of them."""
+    first = and_(events_table.c.job_id == jobs.c.id, events_table.c.seq == 1, events_table.c.kind != SUMMARY)
+    query = select(jobs.c.id).join(events_table, first).where(jobs.c.ended_us < before_us).limit(AT_ONCE)
+    if tenant is not None:
+        query = query.where(jobs.c.tenant == tenant)
+    return list(connection.execute(query).scalars())
+
+
+def sum_up(connection: Connection, job_id: str, *, before_us: int) -> bool:
+    """One summary takes the place of the events of a job, for the checker to go on from; False if it is open again.
+
+    Raises DamagedLedger for a log that convicts the farm: it is kept, as evidence.
+    """
+    ended_us = connection.execute(select(jobs.c.ended_us).where(jobs.c.id == job_id)).scalar_one_or_none()
+    if ended_us is None or ended_us >= before_us:
+        return False
+    replay, log = Replay(), events.after(connection, job_id, 0, 1_000_000)
+    if not log or log[0].kind == SUMMARY:
+        return False
+    for event in log:
+        replay.take(event)
+    if replay.broken:
+        raise DamagedLedger(f"{job_id} is not summed up: {replay.broken[0]}", remedy="run `farm ledger check`")
+    e = events_table.c
+    data = {"num_events": len(log), **replay.summary(job_id)}
+    summed = {"kind": SUMMARY, "data": data, "at_us": log[-1].at_us, "task_id": None, "attempt_id": None}
+    connection.execute(update(events_table).where(e.job_id == job_id, e.seq == 1).values(**summed))
+    gone = and_(e.job_id == job_id, e.seq > 1, e.kind.not_in(KEPT_EVENTS))
+    connection.execute(delete(events_table).where(gone))
+    return True
+
+
+def forget_attempts(connection: Connection, before_us: int) -> int:
+    """Attempts of jobs that ended before then: those that made nothing go, of the others who made what is left.
+
+    Some of them, the oldest first; returns how many jobs that was. Their cost lines stay.
+    """
+    a = attempts.c
+    left = and_(
+        a.state != AttemptState.RUNNING.value, or_(a.state != AttemptState.SUCCEEDED.value, a.facts.is_not(None))
+    )
+    query = select(jobs.c.id).where(jobs.c.ended_us < before_us, jobs.c.id.in_(select(a.job_id).where(left)))
+    old = list(connection.execute(query.order_by(jobs.c.ended_us).limit(AT_ONCE)).scalars())
+    strip_attempts(connection, old)
+    return len(old)
+
+
+def strip_attempts(connection: Connection, job_ids: Sequence[str]) -> None:
+    a = attempts.c
+    theirs = and_(a.job_id.in_(list(job_ids)), a.state != AttemptState.RUNNING.value)
+    connection.execute(delete(attempts).where(theirs, a.state != AttemptState.SUCCEEDED.value))
+    connection.execute(update(attempts).where(theirs).values(facts=null(), message=null()))

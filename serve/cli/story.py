@@ -18,6 +18,7 @@ WORDS = {
     "job.held": "put on hold: no new work is given out",
     "job.released": "released",
     "job.files_released": "its files are kept no longer",
+    "job.summed": "over for long: what happened before is kept no longer",
     "job.ended": "over",
     "job.reopened": "open again",
     "task.created": "planned",

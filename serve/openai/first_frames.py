@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from cluster.assets import blob_key
 from cluster.errors import InvalidInput
 from cluster.frames import fitted
 from serve.bodies import FilePart
@@ -46,7 +48,7 @@ def reference_of(value: Any) -> Reference | None:
 async def kept(service: Service, tenant: str, reference: Reference, size: tuple[int, int]) -> str:
     """The sha256 of the picture as an asset of the tenant: a PNG of this (width_px, height_px).
 
-    Raises InvalidInput, StoreUnavailable, StoreFull.
+    Raises InvalidInput, Unavailable, StoreFull.
     """
     width_px, height_px = size
     async with service.pictures:
@@ -54,6 +56,14 @@ async def kept(service: Service, tenant: str, reference: Reference, size: tuple[
 
         def keep() -> str:
             png = fitted(data, width_px=width_px, height_px=height_px, field=field)
+            sha256 = hashlib.sha256(png).hexdigest()
+            file = {
+                "sha256": sha256,
+                "key": blob_key(tenant, sha256),
+                "size_bytes": len(png),
+                "media_type": "image/png",
+            }
+            service.ledger.name_asset(tenant, {**file, "show": service.settings.show})
             return service.store.put_blob(tenant, png, media_type="image/png").sha256
 
         return await off_the_loop(keep)

@@ -14,6 +14,7 @@ from tests.contracts.ledger_inventory import *  # noqa: F403
 from tests.contracts.ledger_keys import *  # noqa: F403
 from tests.contracts.ledger_leases import *  # noqa: F403
 from tests.contracts.ledger_money import *  # noqa: F403
+from tests.contracts.ledger_retention import *  # noqa: F403
 from tests.contracts.ledger_threads import *  # noqa: F403
 from tests.contracts.ledger_tokens import *  # noqa: F403
 from tests.contracts.ledger_totals import *  # noqa: F403

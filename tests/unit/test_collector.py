@@ -16,7 +16,6 @@ from cluster.collector import Collector, Found, Rules
 from cluster.errors import DamagedAsset, NotFound
 from cluster.ledger import inventory
 from cluster.ledger.leases import Answer
-from cluster.ledger.ledger import Ledger
 from cluster.store.directory import DirectoryStore
 from tests.farm import in_process_farm
 from tests.ledger_desk import Leased, LedgerDesk, brief, task
@@ -194,53 +193,52 @@ def test_wherever_a_commit_meets_a_collection_nothing_is_lost(sqlite_url: str, t
     assert max(met) == TURNS
 
 
-def test_what_is_committed_while_collections_run_all_the_time_is_there(tmp_path: Path, sqlite_url: str) -> None:
-    """Two threads commit the same ten contents again and again and delete what they made; two collect."""
-    ledger = Ledger(sqlite_url, durable=False)
-    desk = Desk(sqlite_url, tmp_path / "store")
-    errors, over = list[BaseException](), threading.Event()
+def test_what_is_committed_while_collections_run_all_the_time_is_there(desk: Desk) -> None:
+    """Two threads commit the same few contents again and again and delete what they made, while a third collects."""
+    errors, over, num_refused = list[BaseException](), threading.Event(), list[bool]()
+    rounds, another = [0], threading.Condition()
 
     def commit(worker: str) -> None:
         try:
-            for number in range(20):
-                key, text = f"{worker}-{number}", f"content {number % 10}"
+            for number in range(6):
+                key = f"{worker}-{number}"
                 job = desk.submit(task(key))
-                leased = desk.lease(job, key, worker=worker)
-                answer = Answer.MARKED
-                while answer is Answer.MARKED:
-                    blob = desk.put(text)
-                    try:
-                        desk.store.verify(blob)
-                    except NotFound:
-                        continue
-                    answer = desk.commit(leased, files=[receipt_file(blob)])
-                    desk.clock.advance(5)
-                assert answer is Answer.ACCEPTED
-                desk.store.verify(blob)
+                committer = Committer(desk, desk.lease(job, key, worker=worker), f"content {number % 2}")
+                num_steps = 0
+                while not committer.done:
+                    committer.step()
+                    num_steps += 1
+                num_refused.append(num_steps > 3)
+                desk.store.verify(ReceiptFile(**desk.task(job, key)["files"][0]).blob)
                 desk.ledger.delete_job(job)
+                with another:
+                    since = rounds[0]
+                    another.wait_for(lambda since=since: rounds[0] > since + 1 or errors)  # type: ignore[misc]
         except BaseException as error:
             errors.append(error)
 
     def collect() -> None:
         try:
             while not over.is_set():
-                Collector(ledger, desk.store).run(NOW)
+                desk.collect()
+                desk.clock.advance(inventory.CLAIM_US / 1e6)  # here alone: its claims last as long as it removes
+                with another:
+                    rounds[0] += 1
+                    another.notify_all()
         except BaseException as error:
             errors.append(error)
 
     committing = [threading.Thread(target=commit, args=(worker,)) for worker in ("w1", "w2")]
-    collecting = [threading.Thread(target=collect) for _ in range(2)]
-    for thread in (*committing, *collecting):
+    collecting = threading.Thread(target=collect)
+    for thread in (*committing, collecting):
         thread.start()
     for thread in committing:
         thread.join()
     over.set()
-    for thread in collecting:
-        thread.join()
-    ledger.close()
+    collecting.join()
     assert errors == []
+    assert any(num_refused), "they never met"
     desk.check()
-    desk.close()
 
 
 def test_a_worker_whose_take_was_about_to_be_removed_puts_it_again(
