@@ -28,7 +28,7 @@ class Forgotten:
 
 
 def rules_of(settings: Settings) -> Rules:
-    kept_s = settings.assets_kept_days * DAY_S or None
+    kept_s = settings.assets_kept_s or None
     return Rules(kept_s=kept_s, grace_s=settings.assets_grace_s)
 
 
@@ -41,14 +41,14 @@ def collect(ledger: Ledger, store: Store, settings: Settings) -> Found:
 def forget(ledger: Ledger, settings: Settings) -> Forgotten:
     """Job by job. What was done stays done."""
     now_us, events_of, attempts_of = ledger.clock.now_us(), 0, 0
-    if settings.events_kept_days:
-        before_us = now_us - round(settings.events_kept_days * DAY_S * 1e6)
+    if settings.events_kept_s:
+        before_us = now_us - round(settings.events_kept_s * 1e6)
         tried = set[str]()
         while some := set(ledger.view(lambda c: retention.unsummed(c, before_us))) - tried:
             tried |= some
             events_of += sum(_summed(ledger, job_id, before_us) for job_id in some)
-    if settings.attempts_kept_days:
-        before_us = now_us - round(settings.attempts_kept_days * DAY_S * 1e6)
+    if settings.attempts_kept_s:
+        before_us = now_us - round(settings.attempts_kept_s * 1e6)
         while num := ledger.forget_attempts(before_us):
             attempts_of += num
     return Forgotten(events_of=events_of, attempts_of=attempts_of)

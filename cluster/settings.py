@@ -74,14 +74,14 @@ class Settings(BaseSettings):
     checkpoints_kept_s: float = Field(
         7 * 86400.0, gt=0, description="what an attempt saved and did not commit is kept so long after its end"
     )
-    assets_kept_days: float = Field(
+    assets_kept_s: float = Field(
         0.0, ge=0, description="files of failed, canceled and deleted jobs are kept so long; 0: for ever"
     )
     assets_grace_s: float = Field(86400.0, ge=0, description="what nobody needs is marked for so long before it goes")
-    events_kept_days: float = Field(
+    events_kept_s: float = Field(
         0.0, ge=0, description="the events of a job become one summary so long after its end; 0: never"
     )
-    attempts_kept_days: float = Field(
+    attempts_kept_s: float = Field(
         0.0, ge=0, description="attempts that made nothing, and facts of the others, are kept so long; 0: for ever"
     )
 

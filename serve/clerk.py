@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from cluster.clock import to_datetime
+from cluster.collector import Found
 from cluster.ledger.events import Event
+from cluster.ledger.inventory import Asset
 from cluster.ledger.jobs import Job
 from cluster.ledger.keys import Key
 from cluster.ledger.rosters import ShowLine, WorkerLine
@@ -14,6 +17,8 @@ from cluster.ledger.views import JobLine, TaskLine
 from cluster.rates import usd
 from cluster.why import Explanation
 from serve.rows import (
+    AssetRow,
+    Collected,
     EventRow,
     HoldRow,
     JobCard,
@@ -204,3 +209,20 @@ def _of_key(key: Key) -> dict[str, Any]:
 
 def _rounded(seconds: float | None) -> float | None:
     return round(seconds, 1) if seconds is not None else None
+
+
+def asset_row(asset: Asset) -> AssetRow:
+    return AssetRow(
+        asset=asset.sha256,
+        tenant=asset.tenant,
+        show=asset.show,
+        key=asset.key,
+        size_bytes=asset.size_bytes,
+        media_type=asset.media_type,
+        created=at(asset.created_us),
+        marked=_at(asset.marked_us),
+    )
+
+
+def collected(found: Found, *, done: bool) -> Collected:
+    return Collected(**asdict(found), done=done)

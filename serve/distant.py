@@ -205,26 +205,30 @@ class RemoteFarm:
             local: dict[str, Path | bytes] = {}
             for file in files:
                 local[file["name"]] = path = Path(scratch) / Path(file["name"]).name
-                self._fetch(f"/v1/jobs/{job_id}/files/{quote(file['name'])}", path, file)
+                url = f"/v1/jobs/{job_id}/files/{quote(file['name'])}"
+                fetched(self._remote, url, path, file, sleep=self._sleep)
             return deliver(local, out)
 
-    def _fetch(self, url: str, path: Path, file: Mapping[str, Any]) -> None:
-        """What a broken connection leaves out is asked for again, from there. Raises DamagedAsset."""
-        heard_s, have = time.monotonic(), 0
-        path.write_bytes(b"")
-        while have < file["size_bytes"]:
-            try:
-                with self._remote.opened(url, wait_s=SILENT_S, headers={"Range": f"bytes={have}-"}) as response:
-                    _append(response, path)
-                break
-            except (Unavailable, RateLimited):
-                if time.monotonic() - heard_s > AWAY_S:
-                    raise
-                self._sleep(BACK_S)
-            have = path.stat().st_size
-        with path.open("rb") as here:
-            if hashlib.file_digest(here, "sha256").hexdigest() != file["sha256"]:
-                raise DamagedAsset(f"{path.name} came damaged from {self.url}", remedy="run the same command again")
+
+def fetched(
+    remote: Remote, url: str, path: Path, file: Mapping[str, Any], *, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Into the file `path`. What a broken connection leaves out is asked for again, from there. Raises DamagedAsset."""
+    heard_s, have = time.monotonic(), 0
+    path.write_bytes(b"")
+    while have < file["size_bytes"]:
+        try:
+            with remote.opened(url, wait_s=SILENT_S, headers={"Range": f"bytes={have}-"}) as response:
+                _append(response, path)
+            break
+        except (Unavailable, RateLimited):
+            if time.monotonic() - heard_s > AWAY_S:
+                raise
+            sleep(BACK_S)
+        have = path.stat().st_size
+    with path.open("rb") as here:
+        if hashlib.file_digest(here, "sha256").hexdigest() != file["sha256"]:
+            raise DamagedAsset(f"{path.name} came damaged from {remote.url}", remedy="run the same command again")
 
 
 def _append(response: httpx.Response, path: Path) -> None:

@@ -20,6 +20,7 @@ from cluster.store.port import Store
 from serve import envelope
 from serve.chats import ChatDesk
 from serve.farm import (
+    assets,
     estimates,
     films,
     follow,
@@ -44,7 +45,7 @@ ABOUT = (
     "Video and pictures by the shapes of OpenAI's clients; whatever is accepted is done, once. Every answer has an "
     "`x-request-id`. A request for work may be sent again with the same `Idempotency-Key`: it is the same job."
 )
-OPERATING = (jobs, follow, tasks, workers, shows, keys, names, metrics)
+OPERATING = (assets, jobs, follow, tasks, workers, shows, keys, names, metrics)
 """What operators ask and tell the farm."""
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from cluster import disk
 from cluster.errors import FarmError
 from cluster.states import JobState, State
+from serve.distant import fetched
 from serve.office import Order
 from serve.remote import Remote
 from serve.rows import (
+    AssetRow,
+    Collected,
     Deed,
     EventPage,
     JobCard,
@@ -27,6 +32,7 @@ from serve.rows import (
     Row,
     ShowRow,
     TaskRow,
+    Verified,
     Workers,
 )
 
@@ -133,6 +139,31 @@ class RemoteKeyring:
 
     def revoke(self, key_id: str) -> KeyRow:
         return read(KeyRow, self._remote.post(f"/v1/keys/{key_id}/revoke"))
+
+
+class RemoteShelf:
+    """The port of assets: those of the tenant of the key which asks."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def named(self, text: str) -> AssetRow:
+        return read(AssetRow, self._remote.get(f"/v1/assets/{quote(text, safe='')}"))
+
+    def page(self, *, marked: bool, after: str | None, limit: int) -> Page[AssetRow]:
+        return read(Page[AssetRow], self._remote.get("/v1/assets", marked=marked, after=after, limit=limit))
+
+    def fetch(self, row: AssetRow, to: Path) -> None:
+        file = {"size_bytes": row.size_bytes, "sha256": row.asset}
+        with disk.errors(to.parent), disk.whole_file(to) as temporary:
+            fetched(self._remote, f"/v1/assets/{row.asset}/content", temporary, file)
+
+    def verify(self, row: AssetRow) -> Verified:
+        return read(Verified, self._remote.post(f"/v1/assets/{row.asset}/verify"))
+
+    def collect(self, *, older_days: float | None, grace_s: float | None, dry_run: bool) -> Collected:
+        asked = {"older_days": older_days, "grace_s": grace_s, "dry_run": dry_run}
+        return read(Collected, self._remote.post("/v1/assets/collect", asked))
 
 
 def read(kind: type[R], answer: Any) -> R:

@@ -243,3 +243,35 @@ class KeyAsked(Row):
 
 class NewKey(KeyRow):
     secret: str = Field(repr=False, description="Shown this once")
+
+
+class AssetRow(Row):
+    """A file that the farm keeps, by its content."""
+
+    asset: str = Field(description="Its SHA-256")
+    tenant: str
+    show: str = Field(description="Which pays for its room")
+    key: str = Field(description="Where it lies in the store")
+    size_bytes: int
+    media_type: str
+    created: str
+    marked: str | None = Field(description="Since then nobody needs it")
+
+
+class Verified(Row):
+    asset: str
+    size_bytes: int
+    whole: bool
+    said: str | None = Field(description="What is wrong with it")
+
+
+class Collected(Row):
+    """What a collection would do, or has done."""
+
+    jobs: int = Field(description="That give up the files of theirs")
+    marked: int = Field(description="Files that nobody needs, and that go when their mark is old enough")
+    marked_bytes: int
+    strays: int = Field(description="Of those, how many no job ever named")
+    removed: int
+    removed_bytes: int
+    done: bool = Field(description="False: nothing was changed")

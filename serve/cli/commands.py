@@ -11,7 +11,7 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import batch, catalog, doctor, keys, operate, review, standing, upkeep
+from serve.cli import assets, batch, catalog, doctor, keys, operate, review, standing, tenants, upkeep
 from serve.cli.session import Work
 from serve.cli.wording import plural, utf8
 
@@ -248,6 +248,8 @@ app.add_typer(operate.app)
 app.add_typer(doctor.app)
 app.add_typer(review.app)
 app.add_typer(keys.app, name="keys", help=keys.HELP, rich_help_panel=operate.ACT)
+app.add_typer(assets.app, name="assets", help=assets.HELP, rich_help_panel=operate.ACT)
+app.add_typer(tenants.app, name="tenants", help=tenants.HELP, rich_help_panel=operate.ACT)
 app.add_typer(upkeep.app, name="ledger", help=upkeep.HELP, rich_help_panel=operate.ACT)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cluster.ledger.ledger import Ledger
     from serve.keyring import Keyring
     from serve.office import Office
+    from serve.shelf import Shelf
 
 
 @contextmanager
@@ -53,6 +54,24 @@ def keyring() -> Iterator[Keyring]:
         yield LedgerKeyring(ledger=ledger, usual=settings.tenant)
     finally:
         ledger.close()
+
+
+@contextmanager
+def shelf() -> Iterator[Shelf]:
+    """The files of the farm. Raises NotFound where no farm has worked yet."""
+    settings = settings_module.load()
+    if settings.url:
+        from serve.remote import Remote
+        from serve.remote_office import RemoteShelf
+
+        with Remote.of(settings) as remote:
+            yield RemoteShelf(remote)
+        return
+    from cluster.store.opening import open_store
+    from serve.shelf import LedgerShelf
+
+    with ledger_of(settings) as ledger:
+        yield LedgerShelf(ledger=ledger, store=open_store(settings), settings=settings)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from cluster.states import DONE, JobState, State
 from cluster.timing import span
 from serve.cli import wording
 from serve.cli.wording import clean, dollars, plural, seconds, short_id, short_worker
-from serve.rows import JobCard, JobRow, JobWhy, ReasonRow, ShowRow, TaskRow, WorkerRow
+from serve.rows import AssetRow, JobCard, JobRow, JobWhy, ReasonRow, ShowRow, TaskRow, WorkerRow
 
 STYLES = {
     JobState.RUNNING: "cyan",
@@ -114,6 +114,17 @@ def show_table(rows: Sequence[ShowRow]) -> RenderableType:
     for row in rows:
         counts = (str(row.jobs), str(row.running), str(row.waiting))
         table.row(clean(row.show), f"{row.share:g}", *counts, dollars(Decimal(row.spent_usd)), row.tenant)
+    return table
+
+
+def asset_table(rows: Sequence[AssetRow], *, now: datetime) -> RenderableType:
+    if not rows:
+        return Text("no files")
+    table = Grid("ASSET", ">SIZE", "TYPE", ">AGE", "SHOW", "TENANT", "NEEDED")
+    for row in rows:
+        needed = "yes" if row.marked is None else f"not for {since(row.marked, now)}"
+        kind = (row.asset[:16], wording.size(row.size_bytes), row.media_type)
+        table.row(*kind, since(row.created, now), clean(row.show), row.tenant, needed)
     return table
 
 

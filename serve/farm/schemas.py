@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from pipelines.recipes.film import MAX_SHOTS, MAX_TAKES
 from pipelines.script import MAX_LOGLINE_CHARS
-from serve.openai.schemas import Body, Cost, Failure, Metadata, Quality, Seconds, Seed, Tier, Usage, number
+from serve.openai.schemas import AssetOf, Body, Cost, Failure, Metadata, Quality, Seconds, Seed, Tier, Usage, number
 
 Count = BeforeValidator(number)
 
@@ -99,6 +99,7 @@ class Film(BaseModel):
     scenes: list[FilmScene] = Field(description="Empty until it is written")
     waits_for: list[str] = Field(description="Takes that somebody has to approve or reject")
     revisions: list[Revision]
+    assets: list[AssetOf] = Field(description="Its files, once they are there")
     urls: dict[str, str] = Field(description="What can be downloaded now, by variant")
 
 

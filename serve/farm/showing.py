@@ -14,7 +14,8 @@ from cluster.states import DONE, ENDED, JobState, State
 from pipelines.recipes import film as recipe
 from pipelines.script import Script
 from serve.farm.schemas import Film, FilmScene, FilmShot, Revision, Take
-from serve.openai.schemas import Cost, Failure, Usage
+from serve.finished import files_of
+from serve.openai.schemas import Cost, Failure, Usage, assets_of
 from serve.revision import DRAWN, Task, brief_of, circled, script_of, take_id, takes_of
 from serve.service import Service, off_the_loop
 from serve.standing import Standing, fraction, standing
@@ -137,6 +138,7 @@ def _film(film: FilmRow, now: Standing, heard: Mapping[str, Json]) -> Film:
             )
             for one in film.revisions
         ],
+        assets=assets_of(files_of(job.recipe, film.now.tasks)),
         urls={
             name: f"/v1/films/{film.id}/content?variant={name}" for name in VARIANTS if file_of(film, name) is not None
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -106,6 +107,16 @@ class Cost(BaseModel):
     estimated: bool = Field(description="True until the job is over: what is booked so far")
 
 
+class AssetOf(BaseModel):
+    """A file that came out: by `sha256` it is an asset, by `content_sha256` it is compared, whoever signed it since."""
+
+    name: str
+    sha256: str
+    content_sha256: str
+    size_bytes: int
+    media_type: str
+
+
 class Video(BaseModel):
     id: str
     object: Literal["video"] = "video"
@@ -127,6 +138,7 @@ class Video(BaseModel):
     eta_seconds: float | None = Field(description="Until it is done; null: not known")
     usage: Usage | None
     cost: Cost
+    assets: list[AssetOf] = Field(description="Its files, once they are there")
 
 
 class VideoPage(BaseModel):
@@ -169,6 +181,11 @@ class ModelEntry(BaseModel):
 class Models(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelEntry]
+
+
+def assets_of(files: Iterable[Mapping[str, Any]]) -> list[AssetOf]:
+    """Of files as in their receipts."""
+    return [AssetOf(**{name: file[name] for name in AssetOf.model_fields}) for file in files]
 
 
 def checked(kind: type[Request], fields: dict[str, Any]) -> Request:

@@ -25,6 +25,7 @@ from serve.auth import Caller, Generator, Reader, Stopper
 from serve.download import download
 from serve.events import EVENTS, After, stream
 from serve.feed import News
+from serve.finished import files_of
 from serve.gate import HEADERS
 from serve.openai import first_frames, schemas
 from serve.openai.documents import body_of, bytes_of, refusals
@@ -326,6 +327,7 @@ def _video(outcome: Outcome, now: Standing) -> Video:
         eta_seconds=None if now.eta_s is None else round(now.eta_s, 1),
         usage=_usage(outcome) if completed else None,
         cost=Cost(amount=f"{usd(outcome.spend.nano):.9f}", estimated=not now.over),
+        assets=schemas.assets_of(files_of(RECIPE, outcome.tasks)) if completed else [],
     )
 
 

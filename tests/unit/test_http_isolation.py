@@ -37,6 +37,7 @@ OWNED = {
     "job": "job_",
     "task": "task_",
     "api_key": "key_",
+    "asset": "",
 }
 """Ids in paths of what a tenant owns, and how they begin."""
 SCRIPT = script_of(CATALOG, "boat")
@@ -45,7 +46,7 @@ BODIES: dict[str, Any] = {
     "PUT /v1/films/{film}/script": SCRIPT,
 }
 """What a route needs so that it looks for its object; else a prompt."""
-OF_OPERATORS = re.compile(r"/v1/(jobs|tasks|workers|shows|keys|names)\b")
+OF_OPERATORS = re.compile(r"/v1/(assets|jobs|tasks|workers|shows|keys|names)\b")
 """Whose bodies may be empty."""
 QUERIES = {path: {"part": f"job_{ABSENT}"} for path in ("/v1/names/jobs", "/v1/names/workers", "/v1/names/keys")}
 OF_ONE = {*QUERIES, "/v1/shows/{show}"}
@@ -83,6 +84,9 @@ class World:
         self.ids["job"] = self.ids["video"].replace("video_", "job_")
         self.ids["task"] = desk.ledger.tasks(self.ids["job"])[0]["id"]
         self.ids["api_key"] = desk.ledger.create_key(KeySpec(tenant="studio", name="theirs", show="feature"))[0].id
+        file = {"sha256": "ab" * 32, "key": f"studio/assets/sha256/ab/ab/{'ab' * 32}", "size_bytes": 3}
+        desk.ledger.name_asset("studio", {**file, "media_type": "image/png", "show": "feature"})
+        self.ids["asset"] = "ab" * 32
         self.ledger_events = {job.id: job.seq for job in desk.ledger.jobs()}
 
     def _heard(self) -> dict[str, str]:
