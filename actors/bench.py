@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from actors.contract import STORE_AWAY, Beat, Json, Order
 from actors.patience import patiently
-from cluster.assets import blob_key, checkpoint_key
+from cluster.assets import Receipt, blob_key, checkpoint_key
 from cluster.errors import (
     Canceled,
     DamagedAsset,
@@ -58,6 +58,15 @@ class WorkBench:
                     self.insist(partial(self._store.fetch, file["key"], path))
                     return path
         raise NotFound(f"input {input_key!r} has no file {name!r}", field=f"inputs.{input_key}")
+
+    def facts(self, input_key: str) -> Json:
+        key = next((given.receipt_key for given in self.order.inputs if given.key == input_key), None)
+        if key is None:
+            return {}
+        try:
+            return dict(Receipt.from_bytes(patiently(partial(self._store.get, key))).facts)
+        except (NotFound, DamagedAsset):
+            return {}
 
     def asset(self, sha256: str) -> Path:
         path = self.scratch / "assets" / sha256

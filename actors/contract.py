@@ -191,6 +191,7 @@ class Input:
     result: Json
     held_s: float  # accelerator-seconds over all its attempts
     cost_nano: int
+    receipt_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,6 +305,9 @@ class Bench(Protocol):
 
     def fetch(self, input_key: str, name: str) -> Path:
         """A file of an input, verified, on the local disk. Raises NotFound, DamagedAsset, StoreUnavailable."""
+
+    def facts(self, input_key: str) -> Json:
+        """How and where an input was made, by its receipt; nothing if that is kept no longer."""
 
     def asset(self, sha256: str) -> Path:
         """The same of an asset of the tenant that no task has made."""

@@ -435,7 +435,7 @@ def resolved_engine(fleet: Fleet) -> Callable[[Fleet, Settings], Engine]:
 
 
 def render_engine(fleet: Fleet, settings: Settings) -> Engine:
-    from actors.renderer import Renderer, load_family, versions
+    from actors.renderer import Renderer, load_family, processor, versions
     from actors.weights import weights_dir
 
     model = Catalog.load(settings.home / "models.d").model(fleet.model or "", role="render")
@@ -452,7 +452,8 @@ def render_engine(fleet: Fleet, settings: Settings) -> Engine:
             num_threads=fleet.num_threads,
         )
 
-    return Renderer(load, checkpoint_every_s=settings.checkpoint_s, facts={"model": model.id, **versions()})
+    where = {"accelerator": fleet.accelerator, "processor": processor(), "threads": fleet.num_threads}
+    return Renderer(load, checkpoint_every_s=settings.checkpoint_s, facts={"model": model.id, **versions(), **where})
 
 
 def writer_engine(fleet: Fleet, settings: Settings) -> Engine:

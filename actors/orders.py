@@ -46,6 +46,7 @@ def order_of(
                 result=i["result"] or {},
                 held_s=spends[i["id"]].held_s if i["id"] in spends else 0.0,
                 cost_nano=spends[i["id"]].nano if i["id"] in spends else 0,
+                receipt_key=i["receipt_key"],
             )
             for i in inputs
         ),

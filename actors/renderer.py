@@ -5,7 +5,9 @@ A take is `clip.mp4` with `poster.png`; a still is `still.png`. Decoding and cod
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +38,15 @@ def load_family(name: str, model_dir: Path, *, device: str, dtype: str, num_thre
 def versions() -> dict[str, str]:
     """What can change bits: goes into every receipt."""
     return {name: metadata.version(name) for name in VERSIONS_OF}
+
+
+def processor() -> str:
+    """What the CPU calls itself: another one may round otherwise."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 class Renderer:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import PurePosixPath, PureWindowsPath
+from types import MappingProxyType
 from typing import Any
 
 from actors.contract import Json
@@ -14,6 +15,11 @@ from cluster.assets import ReceiptFile
 from pipelines.conform import Conformed, Take
 
 SCHEMA = "reelfarm.manifest/1"
+HOW = (
+    *("determinism", "accelerator", "processor", "threads", "dtype", "layout", "batch_mates", "resumed_at"),
+    *("torch", "diffusers", "transformers", "numpy"),
+)
+"""Facts of a receipt that can change the bits of a take."""
 _SECRET = re.compile(r"secret|password|passwd|token$|api_?key|credential|authorization", re.IGNORECASE)
 _PATH = re.compile(r"(/[^/\s]+){2,}/?|[A-Za-z]:[\\/]\S+|file:\S+|~/\S+")
 
@@ -38,13 +44,14 @@ def manifest(
     files: Sequence[ReceiptFile],
     work: Sequence[Work],
     versions: Mapping[str, str],
+    made: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Json:
     """A JSON document; write it with `cluster.assets.canonical_json`.
 
     `brief` is what was asked (logline, shots, seconds, seed, quality, models), `script` the document itself, `files`
-    what is delivered beside this, `versions` of reelfarm, Python and the libraries that draw and write. Fields named
-    like secrets are left out of `brief` and `versions`, and absolute paths are cut to their last name. Money is a
-    decimal string in USD.
+    what is delivered beside this, `versions` of reelfarm, Python and the libraries that draw and write. `made` has the
+    facts of each shot's receipt: what can change the bits of its take is kept. Fields named like secrets are left out
+    of `brief` and `versions`, and absolute paths are cut to their last name. Money is a decimal string in USD.
     """
     spent: list[Take | Work] = [*takes, *work]
     return {
@@ -59,7 +66,10 @@ def manifest(
             "duration_s": conformed.duration_s,
             "title_frames": conformed.first_frames[0],
         },
-        "shots": [_shot(take, first_frame) for take, first_frame in zip(takes, conformed.first_frames, strict=True)],
+        "shots": [
+            _shot(take, first_frame) | {"made": _how(made.get(take.shot_id, {}))}
+            for take, first_frame in zip(takes, conformed.first_frames, strict=True)
+        ],
         "work": [
             {
                 "step": each.step,
@@ -104,6 +114,11 @@ def _shot(take: Take, first_frame: int) -> Json:
         "held_s": round(take.held_s, 6),
         "cost_usd": _usd(take.cost_usd),
     }
+
+
+def _how(facts: Mapping[str, Any]) -> Json:
+    """Of the facts of a receipt, those that can change bits."""
+    return {name: _public(facts[name]) for name in HOW if name in facts}
 
 
 def _usd(amount: Decimal) -> str:

@@ -75,6 +75,8 @@ class RemoteFarm:
         script: Mapping[str, Any] | None = None,
         takes: int = 1,
         review: bool = False,
+        seeds: Mapping[str, int] | None = None,
+        fresh: bool = False,
         film: str = "",
         out: Path | str = "film",
         on_update: OnUpdate | None = None,
@@ -88,7 +90,7 @@ class RemoteFarm:
         asked = {
             "logline": logline, "shots": shots, "seconds": seconds, "quality": quality, "model": model,
             "writer": writer, "seed": DEFAULT_SEED if seed is None and script is None else seed, "script": script,
-            "takes": takes, "review": review,
+            "takes": takes, "review": review, "seeds": dict(seeds or {}) or None, "fresh": fresh or None,
         }  # fmt: skip
         return self._run("films", asked, logline, Path(out), on_update)
 

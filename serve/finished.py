@@ -12,6 +12,7 @@ from cluster.errors import FailureClass, FarmError, JobFailed, UserMistake
 from cluster.ledger import views
 from cluster.ledger.ledger import Ledger
 from cluster.states import State
+from pipelines.replay import Verdict
 from serve.watch import Update
 
 RESULTS = {
@@ -35,6 +36,7 @@ class Finished:
     cost_usd: Decimal
     seconds: float
     marks_s: Mapping[str, float]  # seconds from the call to: ray, engines, script, first_denoise, last_clip, film
+    verdict: Verdict | None = None  # of a film that was made again, beside the one that was
 
 
 def files_of(recipe: str, tasks: Iterable[Mapping[Any, Any]]) -> list[dict[str, Any]]:

@@ -122,14 +122,17 @@ class Farm:
         script: Mapping[str, Any] | None = None,
         takes: int = 1,
         review: bool = False,
+        seeds: Mapping[str, int] | None = None,
+        fresh: bool = False,
         film: str = "",
         out: Path | str = "film",
         on_update: OnUpdate | None = None,
     ) -> Finished:
         """A film from a sentence, or from a script; or `film`, its id, as it stands now, if it is here already.
 
-        With `review` it waits until a person has approved a take of each shot (`farm approve`, from elsewhere). Raises
-        UserMistake for bad input before anything runs.
+        `seeds` are of takes by their keys; `fresh` takes nothing from an earlier answer. With `review` it waits until
+        a person has approved a take of each shot (`farm approve`, from elsewhere). Raises UserMistake for bad input
+        before anything runs.
         """
         if film:
             return self._go_on(film, Path(out), on_update)
@@ -144,6 +147,8 @@ class Farm:
             script=script,
             num_takes=takes,
             review=review,
+            seeds=seeds or {},
+            fresh=fresh,
         )
         graph = film_recipe.plan(brief, self.catalog)
         return self._run(

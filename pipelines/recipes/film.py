@@ -56,6 +56,7 @@ class Brief:
     review: bool = False  # a person approves a take of each shot before the film is cut
     circled: Mapping[str, int] = field(default_factory=dict)  # the chosen take by shot, where it is not the first
     seeds: Mapping[str, int] = field(default_factory=dict)  # by the key of a take, where its own was rejected
+    fresh: bool = False  # nothing is taken from an earlier answer, and nothing answers later ones
 
     def to_json(self) -> Json:
         return {
@@ -71,6 +72,7 @@ class Brief:
             "review": self.review,
             "circled": dict(self.circled),
             "seeds": dict(self.seeds),
+            **({"fresh": True} if self.fresh else {}),
         }
 
     @classmethod
@@ -92,13 +94,18 @@ def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
     seed = _seed(brief, script.seed if script is not None else None)
     if not 0 <= seed < 2**63:
         raise InvalidInput(f"seed must be from 0 to 2^63-1, got {seed}", field="seed")
-    chosen = ("num_takes", "review", "circled", "seeds")
+    chosen = ("num_takes", "review", "circled", "seeds", "fresh")
     asked = {"model": model.id, "seconds": brief.seconds, "seed": seed, "quality": brief.quality.value}
     asked |= {name: value for name, value in brief.to_json().items() if name in chosen}
     if script is not None:
         script.validate_against(model)
+        keys = {take_key(shot.id, take) for shot in script.shots for take in range(1, brief.num_takes + 1)}
+        if unknown := sorted(brief.seeds.keys() - keys):
+            raise InvalidInput(f"the film has no take {unknown[0]}", field="seeds", remedy="name one as sh010.t1")
         return _film_of(script, model, asked, script_key=None)
     check_logline(brief.logline)
+    if brief.seeds:
+        raise InvalidInput("seeds of takes need a script", field="seeds", remedy="give the script, or one seed")
     writer = catalog.model(brief.writer, role="writer", field="writer")
     return [
         TaskSpec(
@@ -117,6 +124,7 @@ def plan(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
             },
             model=writer.id,
             weight=PREDICTED_S["script"],
+            cacheable=not brief.fresh,
         ),
         TaskSpec(
             key="expand",
@@ -154,7 +162,7 @@ def revised(
     circled = {shot: take for shot, take in brief.circled.items() if shot in shots}
     if circle is not None:
         circled[shot_of(circle)] = take_of(circle)
-    return replace(brief, script=json.loads(script.to_json()), seeds=seeds, circled=circled)
+    return replace(brief, script=json.loads(script.to_json()), seeds=seeds, circled=circled, fresh=False)
 
 
 def _seed(brief: Brief, of_script: int | None) -> int:
@@ -282,6 +290,7 @@ def publish(bench: Bench, tools: Tools) -> Made:
         files=[ReceiptFile(**f) for f in film.files],
         work=[_work(i) for i in bench.order.inputs if i.step != "render"],
         versions=versions(),
+        made={t["shot"]: bench.facts(t["key"]) for t in bench.order.params["takes"]},
     )
     path = bench.scratch / "manifest.json"
     path.write_bytes(canonical_json(document))
@@ -316,7 +325,8 @@ def _film_of(script: Script, model: Model, asked: Mapping[str, Any], *, script_k
                 seed=asked.get("seeds", {}).get(key, _take_seed(asked["seed"], key)),
                 quality=Quality(asked["quality"]),
             )
-            task = replace(take_task(key, spec, model), gate=shot.id if asked.get("review") else None)
+            gate = shot.id if asked.get("review") else None
+            task = replace(take_task(key, spec, model), gate=gate, cacheable=not asked.get("fresh"))
             (circled if take == asked.get("circled", {}).get(shot.id, 1) else others).append(task)
     if len(circled) < len(script.shots):
         raise InvalidInput(f"a shot has {num_takes} takes, and another one is circled", field="circled")
@@ -335,6 +345,7 @@ def _film_of(script: Script, model: Model, asked: Mapping[str, Any], *, script_k
             params=named,
             needs=(*needs, *takes),
             weight=PREDICTED_S["conform"],
+            cacheable=not asked.get("fresh"),
         ),
         TaskSpec(
             key="publish",

@@ -11,7 +11,7 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import assets, batch, catalog, doctor, keys, operate, review, standing, tenants, upkeep
+from serve.cli import assets, batch, catalog, doctor, keys, operate, replayed, review, standing, tenants, upkeep
 from serve.cli.session import Work
 from serve.cli.wording import plural, utf8
 
@@ -182,6 +182,17 @@ def render(
     seeded = f"seed {seed}" if seed is not None else "seed 7" if document is None else "its own seed"
     facts = f"{asked}, {quality.value}, {seeded}, {model}"
     return Work(headline=text, facts=facts, out=_directory(out), gpus=gpus, as_json=as_json, check=check, run=run)
+
+
+@app.command(help=replayed.HELP)
+def replay(
+    manifest: replayed.ManifestFile,
+    out: Annotated[str, _out("film")] = "replay",
+    gpus: Gpus = None,
+    as_json: AsJson = False,
+) -> Work:
+    """A film again."""
+    return replayed.work(manifest, out=_directory(out), gpus=gpus, as_json=as_json)
 
 
 @app.command(help=CLIP_HELP)

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from cluster.clock import Clock, to_datetime
 from cluster.errors import FarmError
 from cluster.ledger.events import Event
-from serve.cli import wording
+from serve.cli import replayed, wording
 from serve.cli.board import Board
 from serve.finished import Finished
 from serve.watch import Update, as_json
@@ -61,6 +61,9 @@ class LineShow:
         cost, took = wording.dollars(finished.cost_usd), wording.seconds(finished.seconds)
         title = wording.clean(finished.title, 200)
         self._say(f'{finished.path} is "{title}": {took}, {cost}', self._clock.now_us())
+        if finished.verdict is not None:
+            for line in replayed.lines(finished.verdict):
+                self._say(line, self._clock.now_us())
 
     def failed(self, error: BaseException) -> None:
         """The line on standard error says it all."""
@@ -105,6 +108,7 @@ class JsonShow:
                 "seconds": round(finished.seconds, 3),
                 "cost_usd": f"{finished.cost_usd:f}",
                 "marks_s": dict(finished.marks_s),
+                **({} if finished.verdict is None else {"replay": finished.verdict.to_json()}),
             }
         )
 

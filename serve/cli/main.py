@@ -45,8 +45,7 @@ def run(argv: Sequence[str]) -> int:
         if not isinstance(asked, Work):
             return int(asked or 0)
         session = Session(asked, ending)
-        session.perform()
-        return 0
+        return session.perform()
     except KeyboardInterrupt:
         kept = session.kept if session else "stopped"
         return _say(kept, session, ending.exit_code)

@@ -72,8 +72,8 @@ class Session:
         """What somebody who stopped it is told."""
         return self._board.what_is_kept()
 
-    def perform(self) -> None:
-        """Raises UserMistake before anything is started, else what the farm raises."""
+    def perform(self) -> int:
+        """The exit code. Raises UserMistake before anything is started, else what the farm raises."""
         settings = self._check()
         self._ending.adopt()
         self.terminal = terminal = take_over(settings.home / "logs")
@@ -82,7 +82,8 @@ class Session:
         self._ending.at_once = lambda: _last_words(terminal)
         try:
             show.start()
-            self._run(self._farm(settings, show), show)
+            finished = self._run(self._farm(settings, show), show)
+            return 1 if finished.verdict is not None and not finished.verdict.equal else 0
         except BaseException as error:
             with contextlib.suppress(OSError):
                 show.failed(error)
@@ -110,13 +111,14 @@ class Session:
         farm.on_go = show.goes_on
         return farm
 
-    def _run(self, farm: Farm | RemoteFarm, show: Show) -> None:
+    def _run(self, farm: Farm | RemoteFarm, show: Show) -> Finished:
         try:
             with farm:
                 self._ending.watch()  # Ray has put its own handler over ours
                 finished = self._work.run(farm, show.update)
                 self._ending.settled = True
                 show.finished(finished)
+                return finished
         except SystemExit as error:  # Ray's answer to a SIGTERM while it starts
             self._ending.signum = self._ending.signum or signal.SIGTERM
             raise KeyboardInterrupt from error

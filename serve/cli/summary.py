@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from serve.cli import wording
+from serve.cli import replayed, wording
 from serve.cli.board import Board
 from serve.finished import Finished
 
@@ -42,6 +42,10 @@ def summary(finished: Finished, board: Board, bar: str) -> RenderableType:
     kept = len(board.kept)
     if finished.path.name == "film.mp4":
         table.add_row("shots", f"{done}" + (f", {kept} of the tasks kept from an earlier run" if kept else ""))
+    if finished.verdict is not None:
+        style = "bold green" if finished.verdict.equal else "bold red"
+        first, *more = replayed.lines(finished.verdict)
+        table.add_row("replay", Group(Text(first, style=style), *(Text(line) for line in more)))
     table.add_row("cost", wording.dollars(finished.cost_usd))
     table.add_row("play it" if finished.path.suffix == ".mp4" else "see it", Text(how_to_play(finished.path)))
     table.add_row("time", waterfall(finished, bar))

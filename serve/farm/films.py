@@ -224,6 +224,8 @@ async def planned(service: Service, asked: schemas.FilmRequest) -> tuple[JobSpec
         script=asked.script,
         num_takes=asked.takes,
         review=asked.review,
+        seeds=asked.seeds,
+        fresh=asked.fresh,
     )
     graph = await off_the_loop(lambda: recipe.plan(brief, service.catalog))
     told = asked.logline or (script.title if script is not None else "")

@@ -26,6 +26,11 @@ class FilmRequest(Body):
     script: dict[str, Any] | None = Field(default=None, description="Filmed as it stands; `GET .../script` shows one")
     takes: Annotated[int, Count, Field(ge=1, le=MAX_TAKES, description="Of each shot; the first is circled")] = 1
     review: bool = Field(default=False, description="A person approves a take of each shot before the film is cut")
+    seeds: dict[str, Seed] = Field(
+        default_factory=dict, max_length=MAX_SHOTS * MAX_TAKES,
+        description="Of takes of a script, by their keys (sh010.t1), where not drawn from the film's own",
+    )  # fmt: skip
+    fresh: bool = Field(default=False, description="All of it is made anew: nothing is taken from an earlier answer")
     tier: Tier = "normal"
     deadline: AwareDatetime | None = Field(default=None, description="When it should be done: its work goes first")
     metadata: Metadata | None = None

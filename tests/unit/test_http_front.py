@@ -45,7 +45,7 @@ ROUTES = [
     ("POST", "/v1/chat/completions", (Scope.GENERATE,)),
     ("GET", "/v1/usage", (Scope.READ,)),
     ("GET", "/v1/assets", (Scope.READ,)),
-    ("POST", "/v1/assets/collect", (Scope.ADMIN,)),
+    ("POST", "/v1/assets/collect", ()),
     ("GET", "/v1/assets/{asset}", (Scope.READ,)),
     ("GET", "/v1/assets/{asset}/content", (Scope.READ,)),
     ("HEAD", "/v1/assets/{asset}/content", (Scope.READ,)),
@@ -99,7 +99,7 @@ ROUTES = [
     ("GET", "/v1/names/keys", ()),
     ("GET", "/metrics", (Scope.OPERATE,)),
 ]
-NOWHERE = dict.fromkeys(("file", "job", "task", "worker", "show", "api_key"), "x")
+NOWHERE = dict.fromkeys(("asset", "file", "job", "task", "worker", "show", "api_key"), "x")
 OF_OBJECTS = [
     (method, path) for method, path, _ in ROUTES if re.search(r"\{(video|image|film|take)\}", path) is not None
 ]

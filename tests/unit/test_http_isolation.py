@@ -37,7 +37,7 @@ OWNED = {
     "job": "job_",
     "task": "task_",
     "api_key": "key_",
-    "asset": "",
+    "asset": "abab",
 }
 """Ids in paths of what a tenant owns, and how they begin."""
 SCRIPT = script_of(CATALOG, "boat")
