@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.contract import Json
 from cluster.assets import ReceiptFile
-from pipelines.conform import Conformed, Take
+
+if TYPE_CHECKING:  # media libraries are slow to import
+    from pipelines.conform import Conformed, Take
 
 SCHEMA = "reelfarm.manifest/1"
 HOW = (

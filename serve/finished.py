@@ -6,14 +6,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import FailureClass, FarmError, JobFailed, UserMistake
 from cluster.ledger import views
 from cluster.ledger.ledger import Ledger
 from cluster.states import State
-from pipelines.replay import Verdict
 from serve.watch import Update
+
+if TYPE_CHECKING:
+    from pipelines.replay import Verdict
 
 RESULTS = {
     "pipelines.recipes.film": ("publish", "film.mp4"),
