@@ -156,7 +156,7 @@ def test_one_edited_shot_of_eight_is_one_rendering_and_one_cut_and_the_bill_says
     ledger = working.farm.ledger
     first = until(working, create(working.desk, script=script_of(CATALOG, *EIGHT)), status="completed")
     old = ledger.jobs(limit=1)[0].id
-    edited = script_of(CATALOG, *EIGHT[:3], "whale", *EIGHT[4:])
+    edited = script_of(CATALOG, *EIGHT[:3], "rocket", *EIGHT[4:])
     second = until(working, create(working.desk, script=edited), status="completed")
     new = ledger.jobs(limit=1)[0].id
     assert kinds_of_newest(working, "task.lease") == ["sh040.t1", "conform", "publish"]
