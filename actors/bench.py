@@ -64,7 +64,7 @@ class WorkBench:
         if key is None:
             return {}
         try:
-            return dict(Receipt.from_bytes(patiently(partial(self._store.get, key))).facts)
+            return dict(Receipt.from_bytes(self.insist(partial(self._store.get, key))).facts)
         except (NotFound, DamagedAsset):
             return {}
 
