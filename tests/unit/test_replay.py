@@ -23,7 +23,7 @@ from tests.picture_engine import PictureEngine
 from tests.scripts import script_of
 from tests.unit.test_http_films import create, until
 
-EIGHT = ("boat", "star", "moon", "fish", "bird", "tree", "house", "car")
+EIGHT = ("moon", "fish", "bird", "tree", "house", "car", "boat", "star")
 
 
 @pytest.fixture(scope="module")
