@@ -22,6 +22,7 @@ from cluster.errors import (
     StaleEpoch,
 )
 from cluster.logs import say
+from cluster.metrics import Meters
 from cluster.store.port import Store
 
 T = TypeVar("T")
@@ -32,8 +33,17 @@ PROGRESS_EVERY_S = 0.5
 class WorkBench:
     """One attempt's hands: inputs from the store, progress to the dispatcher, orders to stop from it."""
 
-    def __init__(self, order: Order, *, store: Store, scratch: Path, tell: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        order: Order,
+        *,
+        store: Store,
+        scratch: Path,
+        tell: Callable[[], None],
+        meters: Meters | None = None,
+    ) -> None:
         self.order, self.scratch = order, scratch
+        self._meters = meters or Meters()
         self._store, self._tell = store, tell
         self._stage, self._done, self._total = "starting", 0, 0
         self._stop: str | None = None
@@ -95,6 +105,8 @@ class WorkBench:
             self._close_stage()
             self._stage = stage
             self.began_us.setdefault(stage, time.time_ns() // 1000)
+        elif stage == "denoise":
+            self._meters.count("farm_denoise_steps_total", done - self._done, model=self.order.model)
         self._done, self._total = done, total
         now_s = time.monotonic()
         if now_s - self._told_s >= PROGRESS_EVERY_S:
@@ -123,8 +135,15 @@ class WorkBench:
             self._store.put_once(key, data)
         except FarmError as error:
             say(log, "A checkpoint could not be saved.", action="checkpoint.failed", error=error.line())
+            self._meters.count("farm_checkpoints_total", outcome="failed")
             return
+        self._meters.count("farm_checkpoints_total", outcome="saved")
         self.last_checkpoint, self.kept_s = key, kept_s
+
+    @property
+    def at_stake_s(self) -> float:
+        """Work since the newest checkpoint, while it denoises."""
+        return time.monotonic() - self._began_s - self.kept_s if self._stage == "denoise" else 0.0
 
     def _wait_for_saver(self) -> None:
         if self._saving is not None:
@@ -188,5 +207,7 @@ class WorkBench:
     def _close_stage(self) -> None:
         self._moved()
         now_s = time.monotonic()
-        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now_s - self._stage_since_s
+        took_s = now_s - self._stage_since_s
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + took_s
+        self._meters.count("farm_stage_seconds_total", took_s, model=self.order.model, stage=self._stage)
         self._stage_since_s = now_s

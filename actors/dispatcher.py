@@ -40,6 +40,7 @@ from cluster.graph import TaskSpec
 from cluster.ledger.leases import Answer, Commit
 from cluster.ledger.ledger import Ledger
 from cluster.logs import about, say
+from cluster.metrics import ROLES, Labels, Meters
 from cluster.rates import RateCard
 from cluster.settings import Settings
 from cluster.states import AttemptState
@@ -61,7 +62,16 @@ class _Claim(TypedDict):
 class Dispatcher:
     """Leases, heartbeats, commits. Create it, `await start()`, and keep `run()` going beside the calls."""
 
-    def __init__(self, *, ledger: Ledger, store: Store, rates: RateCard, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        store: Store,
+        rates: RateCard,
+        clock: Clock,
+        settings: Settings,
+        meters: Meters | None = None,
+    ) -> None:
         self._ledger, self._store, self._rates, self._clock = ledger, store, rates, clock
         self._settings, self._lease_s = settings, settings.lease_s
         self._sql = ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -79,9 +89,12 @@ class Dispatcher:
         self._looking = asyncio.Lock()
         self._num_waiting = 0
         self._booking = Grouped(self._book, most=GROUP)
+        self._meters = meters or Meters()
+        self._meters.watch("farm_leases", self._num_leases)
+        self._meters.watch("farm_heartbeat_lag_seconds", self._longest_silence)
         self._lender = Lender(
             ledger=ledger, store=store, clock=clock, lease_s=self._lease_s, queue=self._queue, memory=memory,
-            call=self._call, look=self._look,
+            call=self._call, look=self._look, meters=self._meters,
         )  # fmt: skip
 
     async def start(self) -> int:
@@ -231,6 +244,7 @@ class Dispatcher:
             self._queue.settled(report.task_id, now_s=self._clock.monotonic_s())
             say(log, "A report came in.", action="report", outcome=report.outcome.value, answer=answer.value)
             if lease is not None and answer is Answer.ACCEPTED:
+                self._ended(lease, AttemptState(report.outcome.value), report.failure)
                 await self._learn_from(report, lease)
         if self._num_waiting:
             await self._look()
@@ -368,9 +382,24 @@ class Dispatcher:
                 lose = partial(self._ledger.lose, self._term, **who, why=why, facts=lease.facts())
                 answer = await self._call(partial(lose, failure=failure, end=end))
                 self._memory.note_failure(lease)
+                if answer is Answer.ACCEPTED:
+                    self._ended(lease, end, failure.value)
             self._leases.pop(lease.attempt_id, None)
             self._queue.settled(lease.task_id, now_s=self._clock.monotonic_s())
             say(log, "An attempt was lost.", action="attempt.lost", why=why, answer=answer.value, found=bool(found))
+
+    def _ended(self, lease: Lease, state: AttemptState, failure: str | None) -> None:
+        self._meters.count("farm_attempts_total", role=lease.role, outcome=state.value)
+        if failure is not None:
+            self._meters.count("farm_failures_total", role=lease.role, failure=failure)
+
+    def _num_leases(self) -> dict[Labels, float]:
+        counts = Counter(lease.role for lease in list(self._leases.values()))
+        return {(role,): float(counts[role]) for role in ROLES}
+
+    def _longest_silence(self) -> dict[Labels, float]:
+        now_s = self._clock.monotonic_s()
+        return {(): max((now_s - seen_s for seen_s in list(self._memory.seen_s.values())), default=0.0)}
 
     async def _stuck(self, lease: Lease, bound_s: float) -> None:
         """Nothing moves: the whole worker is killed, and its task goes to another."""

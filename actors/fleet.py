@@ -28,6 +28,7 @@ from cluster.clock import SystemClock
 from cluster.errors import FarmError, InvalidSettings, StoreUnavailable, Unavailable, WorkerLost
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
+from cluster.metrics import Meters
 from cluster.rates import load_rate_card
 from cluster.runtime import NAMESPACE, draining_nodes
 from cluster.settings import Settings
@@ -56,7 +57,9 @@ class DispatcherHost:
         self._starting = asyncio.Lock()
         self._dispatcher: Dispatcher | None = None
         self._ticking: asyncio.Task[None] | None = None
+        self._meters = Meters()
         logs.set_up()
+        self._meters.export()
 
     async def _up(self) -> Dispatcher:
         async with self._starting:
@@ -68,6 +71,7 @@ class DispatcherHost:
                     rates=load_rate_card(settings.rate_card),
                     clock=SystemClock(),
                     settings=settings,
+                    meters=self._meters,
                 )
                 await dispatcher.start()
                 self._ticking = asyncio.create_task(dispatcher.run())
@@ -191,6 +195,7 @@ class WorkerHost:
             spawned_us=spawned_us,
         )
         engine: Any = factory(fleet, settings)
+        meters = Meters()
         self._worker = Worker(
             facts,
             engine=engine,
@@ -199,7 +204,9 @@ class WorkerHost:
             scratch=settings.home / "scratch",
             heartbeat_s=settings.heartbeat_s,
             execute=self._execute_as_named_call,
+            meters=meters,
         )
+        meters.export()
         self._chats = Chats(engine, price_class=fleet.price_class, on_death=self._worker.break_off)
         logs.set_up()
 

@@ -19,6 +19,7 @@ from cluster.fit import last_trial
 from cluster.ledger.jobs import Job
 from cluster.ledger.ledger import Given, Ledger
 from cluster.logs import say
+from cluster.metrics import Meters
 from cluster.schedule import Candidate
 from cluster.store.port import Store
 
@@ -47,10 +48,12 @@ class Lender:
         memory: Memory,
         call: Callable[[Callable[[], Any]], Awaitable[Any]],
         look: Callable[[], Awaitable[None]],
+        meters: Meters,
     ) -> None:
         self.term = 0
         self._ledger, self._store, self._clock, self._lease_s = ledger, store, clock, lease_s
         self._queue, self._memory, self._call, self._look = queue, memory, call, look
+        self._meters = meters
         self._asks = Grouped(self._lend, most=GROUP)
 
     async def pick(self, worker: WorkerFacts, request_id: str, *, again: bool) -> Order | None:
@@ -94,7 +97,11 @@ class Lender:
             c = chosen[n]
             if isinstance(got, tuple):
                 self._keep_order(got[0], got[1], asks[n][0].id)
-            if c is not None and not (isinstance(got, tuple) and got[0]["id"] == c.task_id):
+            if c is not None and isinstance(got, tuple) and got[0]["id"] == c.task_id:
+                told = {"role": asks[n][0].role, "tier": c.tier}
+                self._meters.count("farm_leases_total", **told)
+                self._meters.count("farm_queue_wait_seconds_total", (now_us - c.ready_us) / 1e6, **told)
+            elif c is not None:
                 self._queue.missed(c)
             answers[n] = MISSED if got is None and c is not None else got
         self._memory.planned.clear()

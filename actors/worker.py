@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +35,7 @@ from cluster.errors import (
     WorkerLost,
 )
 from cluster.logs import about, say
+from cluster.metrics import Labels, Meters
 from cluster.store.port import Store, put_receipt
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ class Worker:
         scratch: Path,
         heartbeat_s: float,
         execute: Callable[[Order], None] | None = None,
+        meters: Meters | None = None,
     ) -> None:
         self.facts = facts
         self._engine, self._desk, self._store = engine, Reach(desk), store
@@ -66,12 +69,17 @@ class Worker:
         self._bench: WorkBench | None = None
         self._made: tuple[MadeFile, ...] = ()  # what the newest attempt has put into the store
         self._sick: str | None = None
+        self._meters = meters or Meters()
+        self._meters.watch("farm_checkpoint_age_seconds", self._at_stake)
 
     def start(self) -> Json:
         """Loads the engine. Returns its facts. Raises what the engine raises."""
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._journal.mkdir(parents=True)
-        return self._engine.start()
+        began_s = time.monotonic()
+        facts = self._engine.start()
+        self._meters.count("farm_stage_seconds_total", time.monotonic() - began_s, model=self._model, stage="load")
+        return facts
 
     def run(self, facts: WorkerFacts | None = None) -> None:
         """Joins, then pulls until it is told to stop. Blocks. The heart beats in a thread of its own.
@@ -118,7 +126,7 @@ class Worker:
         """One order: run, upload, receipt, report. Never raises for a failure of the order itself."""
         scratch = self._scratch / order.attempt_id
         scratch.mkdir(parents=True, exist_ok=True)
-        bench = WorkBench(order, store=self._store, scratch=scratch, tell=self._beat_now.set)
+        bench = WorkBench(order, store=self._store, scratch=scratch, tell=self._beat_now.set, meters=self._meters)
         self._bench = bench
         with about(job=order.job_id, task=order.task_id, attempt=order.attempt_id, worker=self.facts.id):
             try:
@@ -170,12 +178,39 @@ class Worker:
                 "children": [child.to_json() for child in made.children],
             },
         )
-        return bench.insist(lambda: put_receipt(self._store, order.tenant, receipt))
+        key = bench.insist(lambda: put_receipt(self._store, order.tenant, receipt))
+        self._count_frames(order)
+        return key
+
+    def _put(self, tenant: str, made: MadeFile) -> Blob:
+        try:
+            blob = self._store.put_blob(tenant, made.path, media_type=made.media_type)
+        except FarmError:
+            self._meters.count("farm_upload_failures_total")
+            raise
+        self._meters.count("farm_upload_bytes_total", blob.size_bytes)
+        return blob
+
+    def _count_frames(self, order: Order) -> None:
+        """Of takes: what was joined from them was counted when they were drawn."""
+        spec = order.params.get("spec")
+        if isinstance(spec, dict) and "num_frames" in spec:
+            num_frames = spec["num_frames"]
+            self._meters.count("farm_frames_total", num_frames, model=order.model)
+            seconds = float(num_frames / Fraction(spec["fps"])) if num_frames > 1 else 0.0
+            self._meters.count("farm_content_seconds_total", seconds, model=order.model)
+
+    def _at_stake(self) -> dict[Labels, float]:
+        bench = self._bench
+        return {(self._model or "none",): bench.at_stake_s if bench is not None else 0.0}
+
+    @property
+    def _model(self) -> str | None:
+        return self.facts.models[0] if self.facts.models else None
 
     def _puts(self, order: Order) -> list[Callable[[], Blob]]:
         """Each puts one file of what the attempt made into the store; again is free."""
-        put = partial(self._store.put_blob, order.tenant)
-        return [partial(put, made.path, media_type=made.media_type) for made in self._made]
+        return [partial(self._put, order.tenant, made) for made in self._made]
 
     def _failed(self, order: Order, error: FarmError, bench: WorkBench) -> Report:
         say(log, "An attempt failed.", action="attempt.failed", code=error.code, error=error.line())

@@ -63,6 +63,14 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray._private.state.state.get_draining_nodes())
 
 
+def metrics_nodes_file() -> Path:
+    """Where the Ray that this process has started writes down its nodes' agents, for Prometheus. Its dashboard does it,
+    and nothing public says where the session is."""
+    import ray
+
+    return Path(ray._private.worker._global_node.get_session_dir_path()) / "prom_metrics_service_discovery.json"
+
+
 def child_environment(code_dir: Path) -> dict[str, str]:
     """For a process that starts a Ray: it imports our code from `code_dir`, and jobs that are submitted to that Ray
     find the command `farm` beside the interpreter."""

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(
         8265, ge=0, le=65535, description="of Ray's dashboard, on loopback; 0: any that is free"
     )
+    prometheus_port: int = Field(9090, ge=0, le=65535, description="of `farm up --metrics`; 0: any that is free")
+    scrape_s: float = Field(15.0, ge=0.1, description="between two looks of that Prometheus")
     warm: str = Field("house-video,house-writer", description="models whose workers `farm up` starts at once")
     fleets: Path | None = Field(None, description="YAML with the fleets of `farm up`, instead of FARM_WARM")
     http_body_bytes: int = Field(1 << 20, gt=0, description="a longer body of a request is refused, unread")

@@ -19,6 +19,7 @@ from cluster import logs
 from cluster import settings as settings_module
 from cluster.errors import InvalidInput
 from cluster.ledger.ledger import Ledger
+from cluster.metrics import Meters
 from cluster.runtime import NAMESPACE, replica_drains
 from cluster.settings import Settings
 from cluster.store.opening import open_store
@@ -45,7 +46,9 @@ class SupervisorHost:
 
         logs.set_up()
         num_gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-        self._supervisor = Supervisor(settings, Fleets(settings), gpus=num_gpus)
+        meters = Meters()
+        self._supervisor = Supervisor(settings, Fleets(settings), gpus=num_gpus, meters=meters)
+        meters.export()
         self._supervisor.start()
 
     def standing(self) -> Standing:

@@ -23,9 +23,9 @@ from cluster.errors import FarmError, InvalidSettings, Unavailable
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
-from cluster.runtime import private_ray
+from cluster.runtime import metrics_nodes_file, private_ray
 from cluster.settings import Settings
-from serve import up
+from serve import prometheus, up
 from serve.cli.ending import Ending
 from serve.local import CODE_DIR, accelerators_here
 from serve.up import Up
@@ -35,13 +35,16 @@ LOOK_S = 0.25
 DRAIN_S = 25.0
 STREAMS_S = 3.0
 """Streams see in about a second that the farm ends, and end: Serve kills its proxy without waiting for them."""
+METRICS_KEY = "metrics-key"
 RAY_TOKEN = "ray-token"  # noqa: S105  # the name of a file
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(prog="serve.host")
     asked.add_argument("--gpus", type=int)
-    gpus: int | None = asked.parse_args().gpus
+    asked.add_argument("--metrics", action="store_true")
+    told_to = asked.parse_args()
+    gpus: int | None = told_to.gpus
     logs.set_up()
     settings = settings_module.load()
     ending = Ending()
@@ -50,14 +53,14 @@ def main() -> None:
     ending.adopt()
     try:
         with farm_lock.held(settings.home):
-            _stand(settings, accelerators_here() if gpus is None else gpus, ending, told)
+            _stand(settings, accelerators_here() if gpus is None else gpus, ending, told, metrics=told_to.metrics)
     except KeyboardInterrupt:
         say(log, "The farm was ended while it started.", action="farm.ended")
     finally:
         ending.sweep()
 
 
-def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event) -> None:
+def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event, *, metrics: bool) -> None:
     home = settings.home
     now = Up(pid=os.getpid(), phase="starting Ray")
     up.say(home, now)
@@ -67,7 +70,7 @@ def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event)
             "RAY_AUTH_TOKEN_PATH": str(token_file),
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.listener.callback",
         }
-        key_file = _first_key(settings)
+        key_file = _key(settings, home / up.KEY, "farm up", *Scope)
         port = _free_port(settings.http_port, only="http_port" in settings.model_fields_set)
         dashboard_port = _free_port(settings.dashboard_port)
         with private_ray(gpus=gpus, code_dir=CODE_DIR, dashboard_port=dashboard_port, environment=environment):
@@ -76,8 +79,10 @@ def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event)
                 dashboard=f"http://127.0.0.1:{dashboard_port}",
             )  # fmt: skip
             up.say(home, now)
-            with _http(settings, port) as supervisor:
+            with _http(settings, port) as supervisor, contextlib.ExitStack() as beside:
                 now = replace(now, phase="loading models", url=f"http://{settings.http_host}:{port}")
+                if metrics:
+                    now = replace(now, prometheus=beside.enter_context(_prometheus(settings, port)))
                 up.say(home, now)
                 ending.watch()  # Ray has put its own handlers over ours
                 ending.settled = True  # from here on a signal is an order to drain
@@ -132,6 +137,17 @@ def _http(settings: Settings, port: int) -> Iterator[Any]:
         ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
+@contextlib.contextmanager
+def _prometheus(settings: Settings, port: int) -> Iterator[str]:
+    """Prometheus on this farm and this Ray, with a key that may read metrics; its URL. Raises Unavailable."""
+    key_file = _key(settings, settings.home / METRICS_KEY, "prometheus", Scope.OPERATE)
+    told = prometheus.config(
+        target=f"127.0.0.1:{port}", key_file=key_file, nodes_file=metrics_nodes_file(), every_s=settings.scrape_s
+    )
+    with prometheus.running(settings.home, _free_port(settings.prometheus_port), told) as url:
+        yield url
+
+
 def _ask(reference: Any, timeout_s: float) -> Any:
     import ray
 
@@ -141,14 +157,13 @@ def _ask(reference: Any, timeout_s: float) -> Any:
         raise Unavailable(f"the supervisor does not answer: {type(error).__name__}") from error
 
 
-def _first_key(settings: Settings) -> Path:
-    """The file of a key that may do anything for the farm's own tenant; made anew if it opens nothing any more."""
-    file = settings.home / up.KEY
+def _key(settings: Settings, file: Path, name: str, *scopes: Scope) -> Path:
+    """The file of a key of the farm's own tenant; made anew if it opens nothing any more."""
     ledger = Ledger(settings.ledger)
     try:
         if file.exists() and ledger.authenticate(file.read_text().strip()) is not None:
             return file
-        _, secret = ledger.create_key(KeySpec(tenant=settings.tenant, name="farm up", scopes=tuple(Scope)))
+        _, secret = ledger.create_key(KeySpec(tenant=settings.tenant, name=name, scopes=scopes))
         file.unlink(missing_ok=True)
         return _secret(file, secret)
     finally:

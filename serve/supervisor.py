@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from cluster.errors import FarmError, Unavailable
 from cluster.ledger import views
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
+from cluster.metrics import Labels, Meters
 from cluster.settings import Settings
 from cluster.store.opening import open_store
 from serve.crew import fleet_of, fleets_of
@@ -48,7 +50,10 @@ class Standing:
 class Supervisor:
     """`start` returns at once and goes on trying until the ledger is there; `drain` ends it. Any thread may ask."""
 
-    def __init__(self, settings: Settings, fleets: Fleets, *, gpus: int) -> None:
+    def __init__(self, settings: Settings, fleets: Fleets, *, gpus: int, meters: Meters | None = None) -> None:
+        self._meters = meters or Meters()
+        self._meters.watch("farm_disk_free_bytes", lambda: self._disk("free"))
+        self._meters.watch("farm_disk_size_bytes", lambda: self._disk("total"))
         self._settings, self._fleets, self._gpus = settings, fleets, gpus
         self._stopping = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="supervisor", daemon=True)
@@ -67,6 +72,9 @@ class Supervisor:
             loading=tuple(self._fleets.loading()),
             broken=(self._why_not, *broken) if self._why_not else tuple(broken),
         )
+
+    def _disk(self, what: str) -> dict[Labels, float]:
+        return {(): float(getattr(shutil.disk_usage(self._settings.home), what))}
 
     def drain(self, timeout_s: float) -> None:
         """Gives out no more work: each worker saves what it draws at its next denoise step and leaves."""
@@ -108,7 +116,7 @@ class Supervisor:
 
     def _deliver(self, ledger: Ledger) -> None:
         """Webhooks; what is being sent when the farm ends is waited for."""
-        deliverer = Deliverer(ledger, Guard.of(self._settings))
+        deliverer = Deliverer(ledger, Guard.of(self._settings), meters=self._meters)
 
         async def until_stopped() -> None:
             stop = asyncio.Event()

@@ -36,6 +36,7 @@ class Up:
     phase: str = ""
     url: str = ""
     dashboard: str = ""
+    prometheus: str = ""
     key_file: str = ""
     ray_token_file: str = ""
     trouble: tuple[str, ...] = ()

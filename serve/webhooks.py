@@ -23,6 +23,7 @@ from cluster.errors import InvalidInput, Unavailable
 from cluster.ledger.hooks import Message, Tried, topic
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
+from cluster.metrics import Meters
 from cluster.states import JobState
 from serve.guard import Guard
 
@@ -53,8 +54,11 @@ TYPES = {name: kind for kind, name in TOPICS.items()}
 class Deliverer:
     """`deliver_due` once, or `run` until told to stop. `dice` is for jitter."""
 
-    def __init__(self, ledger: Ledger, guard: Guard, *, dice: random.Random | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, guard: Guard, *, dice: random.Random | None = None, meters: Meters | None = None
+    ) -> None:
         self._ledger, self._guard, self._dice = ledger, guard, dice or random.Random()
+        self._meters = meters or Meters()
         self._busy = Counter[str]()
         self._tidied_s = time.monotonic()
 
@@ -99,6 +103,7 @@ class Deliverer:
             with faults.point("webhooks.send"):
                 tried = await self._tried(message)
             next_us = self._next_us(message, tried)
+            self._meters.count("farm_webhook_tries_total", outcome="delivered" if tried.heard else "failed")
             if await asyncio.to_thread(self._ledger.settle_delivery, message, tried, next_us=next_us):
                 action = "webhook.delivered" if tried.heard else "webhook.failed"
                 say(log, "A webhook was tried.", action=action, endpoint=message.hook_id, event=message.id,

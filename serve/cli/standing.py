@@ -11,24 +11,33 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on one line.")]
 Gpus = Annotated[int | None, typer.Option(metavar="N", min=0, help="Accelerators; by default those that are here.")]
 Now = Annotated[bool, typer.Option("--now", help="Do not drain: what is drawn goes on from its last checkpoint.")]
+Metrics = Annotated[bool, typer.Option("--metrics", help="With a Prometheus beside it, which scrapes it.")]
 PANEL = "Run a farm"
 
 app = typer.Typer()
 
 
 @app.command(rich_help_panel=PANEL)
-def up(gpus: Gpus = None, as_json: AsJson = False) -> None:
+def up(gpus: Gpus = None, metrics: Metrics = False, as_json: AsJson = False) -> None:
     """Start a farm that stays: workers, HTTP, dashboard. Returns when it is ready."""
     from cluster import settings as settings_module
+    from cluster.errors import IllegalMove
+    from serve import prometheus
     from serve import up as farms
 
     settings = settings_module.load()
+    if metrics:
+        prometheus.program()
     found = farms.here(settings)
     if found is None or not found.ready:
-        arguments = [] if gpus is None else [f"--gpus={gpus}"]
+        arguments = [*([] if gpus is None else [f"--gpus={gpus}"]), *(["--metrics"] if metrics else [])]
         found = farms.start(settings, arguments, lambda phase: _tell(phase))
+    if metrics and not found.prometheus:
+        raise IllegalMove(
+            "the farm that is up has no Prometheus", field="--metrics", remedy="farm down, then farm up --metrics"
+        )
     if as_json:
-        named = {"url": found.url, "key": found.key, "dashboard": found.dashboard}
+        named = {"url": found.url, "key": found.key, "dashboard": found.dashboard, "prometheus": found.prometheus}
         typer.echo(json.dumps(named | {"pid": found.pid, "trouble": list(found.trouble)}))
         return
     for line in found.trouble:
@@ -38,6 +47,8 @@ def up(gpus: Gpus = None, as_json: AsJson = False) -> None:
     typer.echo(f"  key        {found.key}")
     typer.echo(f"             also in {found.key_file}; `farm keys add` makes more")
     typer.echo(f"  dashboard  {found.dashboard}    its token is in {found.ray_token_file}")
+    if found.prometheus:
+        typer.echo(f"  metrics    {found.prometheus}    Prometheus; its data is in {settings.home / 'prometheus'}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parsed
@@ -227,3 +231,13 @@ def test_a_process_that_has_looked_before_says_the_same_as_one_that_begins_anew(
     going_on, anew = series_of(follows.collect()), farm.series()
     took = ("farm_collect_seconds", frozenset[tuple[str, str]]())
     assert going_on | {took: anew[took]} == anew
+
+
+def test_promtool_finds_nothing_to_say_about_the_metrics(farm: Scraped):
+    if "CI" not in os.environ and shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed: apt install prometheus")
+    books = farm.books
+    books.fail(books.lease(books.submit(task("a")), "a"), FailureClass.INFRA)
+    text = generate_latest(farm.anew().registry)
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
