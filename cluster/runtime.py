@@ -68,7 +68,9 @@ def metrics_nodes_file() -> Path:
     and nothing public says where the session is."""
     import ray
 
-    return Path(ray._private.worker._global_node.get_session_dir_path()) / "prom_metrics_service_discovery.json"
+    node = ray._private.worker._global_node
+    assert node is not None, "Ray was not started here"
+    return Path(node.get_session_dir_path()) / "prom_metrics_service_discovery.json"
 
 
 def child_environment(code_dir: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from cluster.settings import Settings
 from serve import host, prometheus
 from serve.local import CODE_DIR
 from tests.standing_farm import until
+from tests.unit.test_metrics_table import EXPRESSIONS
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1500)]
 WORK_S = float(os.environ.get("REELFARM_METRICS_S", "15"))
@@ -70,6 +72,7 @@ def scraped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scraped
     monkeypatch.setenv("PYTHONPATH", str(CODE_DIR))
     prepare_environment()
     import ray
+    from ray._private.metrics_agent import PrometheusServiceDiscoveryWriter
     from ray.cluster_utils import Cluster
 
     home = tmp_path / "home"
@@ -79,16 +82,18 @@ def scraped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scraped
     ledger = Ledger(settings.ledger)
     secret = ledger.create_key(KeySpec(tenant=settings.tenant, name="test", scopes=(Scope.GENERATE, Scope.READ)))[1]
     port = host._free_port(0)
-    head = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": True, "dashboard_port": host._free_port(0)}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
     try:
         cluster.add_node(num_cpus=1, num_gpus=1)
         cluster.wait_for_nodes()
         ray.init(address=cluster.address, namespace="reelfarm", log_to_driver=False)
-        nodes_file = Path(cluster.head_node.get_session_dir_path()) / "prom_metrics_service_discovery.json"
+        nodes = PrometheusServiceDiscoveryWriter(cluster.address, str(tmp_path))  # what Ray's dashboard runs
+        nodes.write()
         with host._http(settings, port) as supervisor:
             key = host._key(settings, home / host.METRICS_KEY, "prometheus", Scope.OPERATE)
-            told = prometheus.config(target=f"127.0.0.1:{port}", key_file=key, nodes_file=nodes_file, every_s=EVERY_S)
+            told = prometheus.config(
+                target=f"127.0.0.1:{port}", key_file=key, nodes_file=Path(nodes.get_target_file_name()), every_s=EVERY_S
+            )
             with prometheus.running(home, host._free_port(0), told) as url:
                 headers = {"Authorization": f"Bearer {secret}"}
                 with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
@@ -131,6 +136,7 @@ def test_prometheus_reads_what_the_ledger_says_at_every_scrape(scraped: Scraped)
     assert net == pytest.approx(sum(line.nano for line in lines) / 1e9, abs=1e-9)
     assert scraped.value("sum(farm_show_cost_usd)") == pytest.approx(net, abs=1e-9)
     the_processes_agree(scraped)
+    dashboards_and_alerts_are_answered(scraped)
     nothing_is_there_that_the_table_does_not_name(scraped)
 
 
@@ -157,6 +163,13 @@ def uploaded(ledger: Ledger) -> int:
     """Bytes of all files of all receipts."""
     return sum(file["size_bytes"] for job in ledger.jobs(limit=100_000) for task in ledger.tasks(job.id)
                for file in task["files"] or ())  # fmt: skip
+
+
+def dashboards_and_alerts_are_answered(scraped: Scraped) -> None:
+    """By the real thing; what is empty is what this farm has none of: alerts, chats, accelerators, failures."""
+    empty = [where for where, expr, _ in EXPRESSIONS if not scraped.ask(re.sub(r"\$__\w+", "1h", expr))]
+    print("\nno answer, as there is nothing of the kind:", *empty, sep="\n  ")
+    assert not {where for where in empty if "Nodes" in where or "Spent" in where or "steps" in where}
 
 
 def nothing_is_there_that_the_table_does_not_name(scraped: Scraped) -> None:

@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from actors.contract import ShotSpec
 from cluster.errors import Unavailable
 from cluster.ledger.jobs import JobSpec
 from cluster.metrics import TABLE, Kind, Meters, Source, labelled
@@ -137,16 +139,9 @@ def test_a_machine_without_prometheus_is_told_what_to_do(monkeypatch: pytest.Mon
 
 
 def test_dispatcher_and_worker_count_what_they_do(tmp_path: Path):
-    spec = {
-        "prompt": "a boat",
-        "seed": 3,
-        "num_frames": 9,
-        "width_px": 64,
-        "height_px": 64,
-        "fps": "8",
-        "num_steps": 4,
-        "quality": "draft",
-    }
+    spec = ShotSpec(
+        prompt="a boat", seed=3, num_frames=9, fps=Fraction(8), width_px=64, height_px=64, num_steps=4, guidance_scale=1
+    ).to_json()
     with in_process_farm(tmp_path) as farm:
         worker = farm.worker(PictureEngine(side_px=32), models=("house-video",))
         mine, desks = worker._meters, farm.desk.dispatcher._meters
