@@ -98,9 +98,9 @@ class Lender:
             if isinstance(got, tuple):
                 self._keep_order(got[0], got[1], asks[n][0].id)
             if c is not None and isinstance(got, tuple) and got[0]["id"] == c.task_id:
-                told = {"role": asks[n][0].role, "tier": c.tier}
-                self._meters.count("farm_leases_total", **told)
-                self._meters.count("farm_queue_wait_seconds_total", (now_us - c.ready_us) / 1e6, **told)
+                role, waited_s = asks[n][0].role, (now_us - c.ready_us) / 1e6
+                self._meters.count("farm_leases_total", role=role, tier=c.tier)
+                self._meters.count("farm_queue_wait_seconds_total", waited_s, role=role, tier=c.tier)
             elif c is not None:
                 self._queue.missed(c)
             answers[n] = MISSED if got is None and c is not None else got

@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import Unavailable
 
@@ -68,8 +69,7 @@ def metrics_nodes_file() -> Path:
     and nothing public says where the session is."""
     import ray
 
-    node = ray._private.worker._global_node
-    assert node is not None, "Ray was not started here"
+    node: Any = ray._private.worker._global_node
     return Path(node.get_session_dir_path()) / "prom_metrics_service_discovery.json"
 
 
