@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -11,11 +12,14 @@ from typing import Any
 import pytest
 
 from cluster import collector as collection
+from cluster import faults
 from cluster.assets import Blob, ReceiptFile, checkpoint_key, derived_key
 from cluster.collector import Collector, Found, Rules
-from cluster.errors import DamagedAsset, NotFound
+from cluster.errors import DamagedAsset, NotFound, Unavailable
+from cluster.faults import Action, Fault
 from cluster.ledger import inventory
 from cluster.ledger.leases import Answer
+from cluster.ledger.outcomes import Sight
 from cluster.store.directory import DirectoryStore
 from tests.farm import in_process_farm
 from tests.ledger_desk import Leased, LedgerDesk, brief, task
@@ -238,6 +242,32 @@ def test_what_is_committed_while_collections_run_all_the_time_is_there(desk: Des
     collecting.join()
     assert errors == []
     assert any(num_refused), "they never met"
+    desk.check()
+
+
+BREAKS = [
+    *((point, action) for point in ("assets.mark", "assets.claim") for action in (Action.TWICE,)),
+    *((p, a) for p in ("assets.mark", "assets.claim", "assets.remove") for a in (Action.BEFORE, Action.AFTER)),
+]
+
+
+@pytest.mark.parametrize(("point", "action"), BREAKS, ids=[f"{p}-{a}" for p, a in BREAKS])
+def test_a_collection_that_broke_is_finished_by_the_next_ones(
+    desk: Desk, tmp_path: Path, point: str, action: Action
+) -> None:
+    stays, goes = desk.made("a", "a picture"), desk.made("b", "another")
+    desk.ledger.delete_job(goes)
+    faults.arm([Fault(point=point, action=action)], tmp_path / "faults")
+    try:
+        for _ in range(5):
+            with contextlib.suppress(Unavailable):
+                desk.collect()
+            desk.clock.advance(inventory.DROP_US / 1e6 + 1)
+        assert faults.struck(tmp_path / "faults") == 1
+    finally:
+        faults.disarm()
+    assert list(desk.store.list("studio/assets/")) == [desk.task(stays, "a")["files"][0]["key"]]
+    assert desk.ledger.view(lambda c: inventory.totals(c, Sight())) == (1, 9)
     desk.check()
 
 
