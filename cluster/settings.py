@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     attempts_kept_s: float = Field(
         0.0, ge=0, description="attempts that made nothing, and facts of the others, are kept so long; 0: for ever"
     )
+    service_provider: str = Field("Reelfarm", min_length=1, description="whose service it is, in exports of costs")
+    invoice_issuer: str = Field("", description="who invoices, in exports of costs; empty: the service provider")
+    host_provider: str = Field("", description="who owns the machines, in exports of costs")
 
     url: str = Field("", description="of a farm that is elsewhere: commands ask it, and not the ledger of FARM_HOME")
     api_key: SecretStr | None = Field(None, description="what opens it; never printed, logged or passed as an argument")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,8 +75,25 @@ class Database:
     def snapshot(self, look: Callable[[Connection], T]) -> T:
         """What `look` reads, all of one instant; however long it takes, nobody who writes waits for it or loses a race
         to it. Raises LedgerUnavailable."""
+        return self._run(self._reader, look, repeatable=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """The same for who reads more than fits in memory: rows come as they are asked for (`yield_per`), and the look
+        is not begun again when the database goes away in the middle. Raises LedgerUnavailable."""
+        try:
+            with self._reader.connect() as connection, connection.begin():
+                connection.exec_driver_sql("SELECT version_num FROM alembic_version")  # the instant is this one
+                yield connection
+        except PoolTimeout as error:
+            raise LedgerUnavailable("the ledger is busy: too many threads wait for it") from error
+        except StatementError as error:
+            raise self._explained(error) from error
+
+    @property
+    def _reader(self) -> Engine:
         options = {"reads": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", **READ_ONLY}
-        return self._run(self.engine.execution_options(**options), look, repeatable=True)
+        return self.engine.execution_options(**options)
 
     def _run(self, engine: Engine, work: Callable[[Connection], T], *, repeatable: bool) -> T:
         delay_s, began_s = 0.002, time.monotonic()

@@ -1,0 +1,125 @@
+"""Costs as files for finance: what is asked for, whether it can be had yet, and the file piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cluster.clock import to_datetime
+from cluster.errors import InvalidInput
+from cluster.focus.charges import charges
+from cluster.focus.columns import Manner, Mode, Parties, Version, rows_of
+from cluster.focus.files import Format, written
+from cluster.focus.lines import GRACE_US, Period, month_of
+from cluster.ledger import statement
+from cluster.ledger.ledger import Ledger
+from cluster.ledger.statement import Whose
+from cluster.settings import Settings
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Export:
+    """`provisional`: also of a period in which something may still be booked."""
+
+    period: Period
+    manner: Manner
+    format: Format
+    whose: Whose
+    provisional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.manner.mode is not Mode.INVOICE:
+            return
+        period = self.period
+        if (month_of(period.from_us), month_of(period.to_us)) != (period.from_us, period.to_us):
+            raise InvalidInput(
+                "invoices are of whole months", field="from",
+                remedy="begin and end at the first of a month, as in 2026-11-01 and 2026-12-01",
+            )  # fmt: skip
+        if self.provisional:
+            raise InvalidInput("an invoice is never provisional", field="provisional", remedy="wait until it is closed")
+
+    @property
+    def file_name(self) -> str:
+        first, last = (f"{to_datetime(us):%Y%m%dT%H}" for us in (self.period.from_us, self.period.to_us))
+        return f"costs-{first}-{last}-focus-{self.manner.version}-{self.manner.mode}.{self.format}"
+
+
+def parties_of(settings: Settings) -> Parties:
+    provider = settings.service_provider
+    return Parties(
+        provider=provider, issuer=settings.invoice_issuer or provider, host=settings.host_provider or None
+    )  # fmt: skip
+
+
+def manner_of(version: str, mode: str, settings: Settings) -> Manner:
+    """Raises InvalidInput for a version or a mode that there is not."""
+    return Manner(
+        version=_one_of(Version, version, "focus"), mode=_one_of(Mode, mode, "mode"), parties=parties_of(settings)
+    )
+
+
+def format_of(name: str) -> Format:
+    return _one_of(Format, name, "format")
+
+
+def period_of(from_: str | None, to: str | None, *, now_us: int) -> Period:
+    """Of two dates or hours (ISO 8601, UTC if they do not say otherwise); the last month that is over if there are
+    none. Raises InvalidInput."""
+    this_month_us = month_of(now_us - GRACE_US)
+    to_us = this_month_us if to is None else _hour(to, "to")
+    from_us = month_of(min(to_us, this_month_us) - 1) if from_ is None else _hour(from_, "from")
+    if from_us >= to_us:
+        raise InvalidInput(
+            f"{from_ or to_datetime(from_us).date()} is not before the end", field="from", remedy="give an earlier one"
+        )
+    return Period(from_us=from_us, to_us=to_us)
+
+
+def check(ledger: Ledger, export: Export) -> None:
+    """Raises NotReady for a period that is open, if it is not asked for provisional figures."""
+    if not export.provisional:
+        now_us = ledger.clock.now_us()
+        with ledger.database.snapshot() as connection:
+            statement.check_closed(connection, export.period, now_us=now_us)
+
+
+def pieces(ledger: Ledger, export: Export) -> Generator[bytes]:
+    """The file. All of it is what the ledger held at one instant; nobody who writes waits for it."""
+    columns, row = rows_of(export.manner)
+    with ledger.database.snapshot() as connection:
+        lines = statement.lines_of(connection, export.period, export.whose)
+        rows = (row(charge) for charge in charges(lines, export.period))
+        yield from written(columns, rows, export.format)
+
+
+def _one_of(kind: Any, name: str, field: str) -> Any:
+    try:
+        return kind(name)
+    except ValueError:
+        known = ", ".join(kind)
+        raise InvalidInput(f"there is no {field} {name[:40]!r}", field=field, remedy=f"use one of {known}") from None
+
+
+def _hour(text: str, field: str) -> int:
+    """In microseconds."""
+    try:
+        at = datetime.fromisoformat(text.strip())
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"{text[:40]!r} is no instant",
+            field=field,
+            remedy="give a date, or an hour, as 2026-11-01 or 2026-11-01T05Z",
+        ) from None
+    since = at - EARLIEST
+    if at < EARLIEST or at > LATEST or since % timedelta(hours=1):
+        raise InvalidInput(
+            f"{text} is no whole hour of our time", field=field, remedy="exports begin and end at whole hours, UTC"
+        )
+    return (round(EARLIEST.timestamp()) + round(since.total_seconds())) * 1_000_000
