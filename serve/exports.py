@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import csv
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
 
+from cluster import disk
 from cluster.clock import to_datetime
 from cluster.errors import InvalidInput
 from cluster.focus.charges import charges
-from cluster.focus.columns import Manner, Mode, Parties, Version, rows_of
-from cluster.focus.files import Format, written
+from cluster.focus.columns import Manner, Mode, Parties, Version, plain, rows_of
+from cluster.focus.files import ROWS, Format, written
 from cluster.focus.lines import GRACE_US, Period, month_of
 from cluster.ledger import statement
 from cluster.ledger.ledger import Ledger
@@ -50,6 +59,37 @@ class Export:
         return f"costs-{first}-{last}-focus-{self.manner.version}-{self.manner.mode}.{self.format}"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """An export as a person words it, for a farm here or elsewhere."""
+
+    from_: str | None
+    to: str | None
+    focus: str
+    mode: str
+    format: str
+    tenant: str | None = None
+    everyone: bool = False
+    provisional: bool = False
+
+    def of(self, settings: Settings, *, now_us: int) -> Export:
+        """For the ledger here, where all is to be seen. Raises InvalidInput."""
+        return Export(
+            period=period_of(self.from_, self.to, now_us=now_us),
+            manner=manner_of(self.focus, self.mode, settings),
+            format=_one_of(Format, self.format, "format"),
+            whose=Whose(tenant=self.tenant),
+            provisional=self.provisional,
+        )
+
+    @property
+    def path(self) -> str:
+        """Of the same at a farm elsewhere."""
+        said = {"from": self.from_, "to": self.to, "focus": self.focus, "mode": self.mode, "format": self.format}
+        flags = {name: "true" for name in ("everyone", "provisional") if getattr(self, name)}
+        return f"/v1/costs/export?{urlencode({k: v for k, v in said.items() if v is not None} | flags)}"
+
+
 def parties_of(settings: Settings) -> Parties:
     provider = settings.service_provider
     return Parties(
@@ -62,10 +102,6 @@ def manner_of(version: str, mode: str, settings: Settings) -> Manner:
     return Manner(
         version=_one_of(Version, version, "focus"), mode=_one_of(Mode, mode, "mode"), parties=parties_of(settings)
     )
-
-
-def format_of(name: str) -> Format:
-    return _one_of(Format, name, "format")
 
 
 def period_of(from_: str | None, to: str | None, *, now_us: int) -> Period:
@@ -85,17 +121,70 @@ def check(ledger: Ledger, export: Export) -> None:
     """Raises NotReady for a period that is open, if it is not asked for provisional figures."""
     if not export.provisional:
         now_us = ledger.clock.now_us()
-        with ledger.database.snapshot() as connection:
-            statement.check_closed(connection, export.period, now_us=now_us)
+        ledger.database.snapshot(lambda c: statement.check_closed(c, export.period, now_us=now_us))
 
 
 def pieces(ledger: Ledger, export: Export) -> Generator[bytes]:
     """The file. All of it is what the ledger held at one instant; nobody who writes waits for it."""
     columns, row = rows_of(export.manner)
-    with ledger.database.snapshot() as connection:
+    with ledger.database.reading() as connection:
         lines = statement.lines_of(connection, export.period, export.whose)
         rows = (row(charge) for charge in charges(lines, export.period))
         yield from written(columns, rows, export.format)
+
+
+@contextmanager
+def kept(out: Path) -> Iterator[Path]:
+    """A file to write beside `out`, which becomes it when the block ends well, and goes when it does not. Raises
+    InvalidInput for a file that is there already, or a folder that is not; StoreFull, StoreUnavailable."""
+    there = InvalidInput(f"{out} is there already", field="--out", remedy="name a new file")
+    if out.exists():
+        raise there
+    if not out.parent.is_dir():
+        raise InvalidInput(f"there is no directory {out.parent}", field="--out", remedy="make it, or name another")
+    part = out.with_name(f".{out.name}.{uuid4().hex[:8]}.part")
+    with disk.errors(out.parent):
+        try:
+            part.open("xb").close()
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            os.link(part, out)  # unlike a rename it takes no name that somebody has taken meanwhile
+        except FileExistsError as error:
+            raise there from error
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def summary(file: Path, kind: str) -> dict[str, Any]:
+    """What is in a file that was written: it is read for that, so that what cannot be read is not handed on."""
+    sums = {"EffectiveCost": Decimal(0), "BilledCost": Decimal(0)}
+    num_rows = 0
+    for batch in (_csv_batches if kind == Format.CSV else _parquet_batches)(file, list(sums)):
+        num_rows += len(batch)
+        for name in sums:
+            sums[name] += sum((Decimal(row[name]) for row in batch), Decimal(0))
+    return {
+        "rows": num_rows,
+        "bytes": file.stat().st_size,
+        "effective_cost_usd": plain(sums["EffectiveCost"]),
+        "billed_cost_usd": plain(sums["BilledCost"]),
+    }
+
+
+def _csv_batches(file: Path, _: list[str]) -> Iterator[list[dict[str, Any]]]:
+    with file.open(encoding="utf-8", newline="") as text:
+        rows = csv.DictReader(text)
+        while batch := list(islice(rows, ROWS)):
+            yield batch
+
+
+def _parquet_batches(file: Path, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as found:
+        for batch in found.iter_batches(ROWS, columns=columns):
+            yield batch.to_pylist()
 
 
 def _one_of(kind: Any, name: str, field: str) -> Any:

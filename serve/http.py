@@ -21,6 +21,7 @@ from serve import envelope
 from serve.chats import ChatDesk
 from serve.farm import (
     assets,
+    cost_export,
     estimates,
     films,
     follow,
@@ -91,7 +92,19 @@ def create_app(
         operation_id="ready",
         tags=["health"],
     )
-    for surface in (videos, images, models, chat, films, takes, estimates, usage, webhook_endpoints, *OPERATING):
+    for surface in (
+        videos,
+        images,
+        models,
+        chat,
+        films,
+        takes,
+        estimates,
+        usage,
+        cost_export,
+        webhook_endpoints,
+        *OPERATING,
+    ):
         app.include_router(surface.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app

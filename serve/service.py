@@ -34,6 +34,8 @@ ASK_S = 1.0
 FRESH_S = 1.0
 PICTURES_AT_ONCE = 4
 """Pictures of others that are fetched and decoded at a time: each takes up to 300 MB."""
+EXPORTS_AT_ONCE = 2
+"""Exports of costs that are written at a time: each holds a connection to the ledger for as long as it is read."""
 LOOKS = 20
 """The queue is looked at again after this many times what the last look took: it never takes more than 5 %."""
 
@@ -112,6 +114,7 @@ class Service:
     meter: TokenMeter = field(init=False)
     scrape: Scrape = field(init=False)
     pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PICTURES_AT_ONCE))
+    exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(EXPORTS_AT_ONCE))
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.ledger)

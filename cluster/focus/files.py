@@ -11,19 +11,10 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import parquet
-
 from cluster.focus.columns import Column, Type, Value, plain
 
 ROWS = 5_000
 """In one piece; of a Parquet file, in one row group."""
-TYPES: dict[Type, Any] = {
-    Type.TEXT: pa.string(),
-    Type.MONEY: pa.decimal128(38, 14),
-    Type.PRICE: pa.decimal128(38, 16),
-    Type.TIME: pa.timestamp("us", tz="UTC"),
-}
 
 
 class Format(StrEnum):
@@ -54,7 +45,16 @@ def _page(rows: Iterable[Sequence[str]]) -> bytes:
 
 
 def _parquet(columns: Sequence[Column], rows: Iterator[Sequence[Value]]) -> Iterator[bytes]:
-    schema = pa.schema([pa.field(column.name, TYPES[column.type]) for column in columns])
+    import pyarrow as pa  # 60 MB, which nobody needs who serves no Parquet
+    from pyarrow import parquet
+
+    types = {
+        Type.TEXT: pa.string(),
+        Type.MONEY: pa.decimal128(38, 14),
+        Type.PRICE: pa.decimal128(38, 16),
+        Type.TIME: pa.timestamp("us", tz="UTC"),
+    }
+    schema = pa.schema([pa.field(column.name, types[column.type]) for column in columns])
     pieces = _Pieces()
     with parquet.ParquetWriter(pa.PythonFile(pieces, mode="w"), schema, compression="zstd") as writer:
         while batch := list(islice(rows, ROWS)):

@@ -11,7 +11,20 @@ import typer
 
 from actors.contract import Quality
 from cluster.errors import InvalidInput
-from serve.cli import assets, batch, catalog, doctor, keys, operate, replayed, review, standing, tenants, upkeep
+from serve.cli import (
+    assets,
+    batch,
+    catalog,
+    cost_export,
+    doctor,
+    keys,
+    operate,
+    replayed,
+    review,
+    standing,
+    tenants,
+    upkeep,
+)
 from serve.cli.session import Work
 from serve.cli.wording import plural, utf8
 
@@ -257,6 +270,7 @@ app.add_typer(catalog.app, name="models", help=catalog.HELP)
 app.add_typer(standing.app)
 app.add_typer(operate.app)
 app.add_typer(doctor.app)
+app.add_typer(cost_export.app, name="cost", help=cost_export.HELP, rich_help_panel=operate.LOOK)
 app.add_typer(review.app)
 app.add_typer(keys.app, name="keys", help=keys.HELP, rich_help_panel=operate.ACT)
 app.add_typer(assets.app, name="assets", help=assets.HELP, rich_help_panel=operate.ACT)

@@ -50,6 +50,7 @@ ROUTES = [
     ("GET", "/v1/assets/{asset}/content", (Scope.READ,)),
     ("HEAD", "/v1/assets/{asset}/content", (Scope.READ,)),
     ("POST", "/v1/assets/{asset}/verify", (Scope.OPERATE,)),
+    ("GET", "/v1/costs/export", (Scope.READ, Scope.OPERATE)),
     ("POST", "/v1/films", (Scope.GENERATE,)),
     ("GET", "/v1/films", (Scope.READ,)),
     ("GET", "/v1/films/{film}", (Scope.READ,)),
