@@ -28,7 +28,7 @@ class Format(StrEnum):
 
 def written(columns: Sequence[Column], rows: Iterable[Sequence[Value]], kind: Format) -> Iterator[bytes]:
     """The file, piece by piece. The last piece comes only when all rows have: what breaks off is no whole file."""
-    return (_csv if kind is Format.CSV else _parquet)(columns, iter(rows))
+    return _csv(columns, iter(rows)) if kind is Format.CSV else _parquet(columns, iter(rows))
 
 
 def _csv(columns: Sequence[Column], rows: Iterator[Sequence[Value]]) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
 
@@ -15,7 +16,7 @@ from cluster.rates import HOUR_US
 
 PAGE = 2_000
 """Rows that are read at a time."""
-NAMED = {
+NAMED: dict[str, ColumnElement[Any]] = {
     "model": func.coalesce(cost_lines.c.model, tasks.c.model, workers.c.model),
     "role": func.coalesce(tasks.c.role, workers.c.role),
     "nano_per_hour": workers.c.nano_per_hour,
@@ -25,7 +26,7 @@ NAMED = {
     "film_id": revisions.c.film_id,
 }
 LINES = (
-    select(*(NAMED.get(name, cost_lines.c.get(name)) for name in Line._fields))
+    select(*(NAMED[name] if name in NAMED else cost_lines.c[name] for name in Line._fields))
     .outerjoin(workers, workers.c.id == cost_lines.c.worker_id)
     .outerjoin(tasks, tasks.c.id == cost_lines.c.task_id)
     .outerjoin(jobs, jobs.c.id == cost_lines.c.job_id)
