@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -101,4 +101,9 @@ def _instant(us: Any) -> str:
     return datetime.fromtimestamp(us // 1_000_000, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-_TEXTS = {Type.TEXT: _text, Type.MONEY: _number, Type.PRICE: _number, Type.TIME: _instant}
+_TEXTS: dict[Type, Callable[[Any], str]] = {
+    Type.TEXT: _text,
+    Type.MONEY: _number,
+    Type.PRICE: _number,
+    Type.TIME: _instant,
+}

@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/costs", tags=["costs"])
 Finance = Annotated[Caller, Depends(caller_with(keys.Scope.READ, keys.Scope.OPERATE))]
 Instant = Annotated[str | None, Query(max_length=40)]
 BUSY_S = 10.0
-FILES = {
+FILES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file; it is whole if the answer ends as it should",
         "content": {kind.media_type: {"schema": {"type": "string", "format": "binary"}} for kind in Format},
