@@ -30,7 +30,7 @@ NEEDS := $(VENV)/.needs-$(LOCK)-$(call sum,$(LOCKS)/$(LOCK).txt)
 FARM := $(VENV)/.farm-$(call sum,pyproject.toml)
 TOOLS := $(VENV)/.tools-$(call sum,$(LOCKS)/test.txt)
 
-.PHONY: help film test unit live e2e chaos-sweep chaos mutants fuzz sdks bench scale check house-eval house-train writer-eval \
+.PHONY: help film test unit live e2e chaos-sweep chaos mutants fuzz sdks s3 bench scale check house-eval house-train writer-eval \
   install install-tests lock clean
 
 help: ## what there is
@@ -68,6 +68,11 @@ fuzz: $(FARM) $(TOOLS) ## Schemathesis over every route of the OpenAPI document:
 
 sdks: $(FARM) $(TOOLS) ## OpenAI's client in its oldest, a middle and its newest version, each in an environment of its own
 	@$(BIN)/python -m tests.sdks.matrix
+
+s3: $(FARM) $(TOOLS) ## a farm on a real S3 server: `aws s3 ls` sees its clips, and it survives a minute without the server
+	@[ -x $(VENV)/aws/bin/aws ] || { $(PYTHON) -m venv $(VENV)/aws && $(VENV)/aws/bin/pip install -qq awscli; }
+	@REELFARM_AWS=$(CURDIR)/$(VENV)/aws/bin/aws $(BIN)/python -m pytest -q tests/live/test_s3_film.py
+	@$(BIN)/python -m tests.s3_storm
 
 bench: $(FARM) $(TOOLS) ## measurements, as ratios to the plain libraries
 	@$(BIN)/python -m pytest tests/bench -s

@@ -1,10 +1,15 @@
-"""Bytes of the store on the wire: whole, in one range, or not again if the client has them (RFC 9110)."""
+"""Bytes of the store on the wire: whole, in one range, or not again if the client has them (RFC 9110); or by a URL that
+the store has signed, so that they do not pass through here.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -13,9 +18,12 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.errors import DamagedAsset, Expired, NotFound
 from serve.envelope import refusal
+from serve.prefer import through_here
 from serve.service import Service, off_the_loop
 
 CHUNK_BYTES = 256 << 10
+SIGNED_S = 900
+"""For so long a signed URL begins a download."""
 _RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})")
 
 
@@ -31,6 +39,9 @@ async def download(service: Service, request: Request, file: Mapping[str, Any], 
     }
     if etag in (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")):
         return Response(status_code=304, headers=headers)
+    url = await _elsewhere(service, request, file, name)
+    if url is not None:
+        return Response(status_code=302, headers={"location": url, "cache-control": "no-store", "vary": "prefer"})
     span = _span(request.headers.get("range"), size)
     if request.headers.get("if-range") not in (None, etag):
         span = None
@@ -48,6 +59,31 @@ async def download(service: Service, request: Request, file: Mapping[str, Any], 
         reader.close()
         return Response(status_code=status, headers=headers, media_type=media_type)
     return _Streamed(reader, first, last, status_code=status, headers=headers, media_type=media_type)
+
+
+async def _elsewhere(service: Service, request: Request, file: Mapping[str, Any], name: str) -> str | None:
+    """A signed URL of the file, if the store signs, the settings want it, and the client did not ask for the bytes from
+    here (`Prefer: proxy`). Raises Expired."""
+    if request.method != "GET" or service.settings.downloads != "redirect" or through_here(request):
+        return None
+    store, key = service.store, str(file["key"])
+
+    def signed() -> str | None:
+        url = store.presigned(key, name=name, media_type=str(file["media_type"]), seconds=SIGNED_S)
+        if url is None or (_is_loopback(urlsplit(url).hostname) and not _is_loopback(request.url.hostname)):
+            return None
+        if not store.exists(key):
+            raise Expired("its bytes are kept no longer", remedy="ask for it again")
+        return url
+
+    return await off_the_loop(signed)
+
+
+def _is_loopback(host: str | None) -> bool:
+    """Whether only this machine reaches it. A store that is there signs URLs for who came by loopback, too."""
+    with suppress(ValueError):
+        return ip_address(host or "").is_loopback
+    return host == "localhost"
 
 
 class _Streamed(StreamingResponse):

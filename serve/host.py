@@ -25,7 +25,8 @@ from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.runtime import metrics_nodes_file, private_ray
 from cluster.settings import Settings
-from serve import prometheus, up
+from cluster.store.opening import open_store
+from serve import local_s3, prometheus, up
 from serve.cli.ending import Ending
 from serve.local import CODE_DIR, accelerators_here
 from serve.up import Up
@@ -43,6 +44,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(prog="serve.host")
     asked.add_argument("--gpus", type=int)
     asked.add_argument("--metrics", action="store_true")
+    asked.add_argument("--s3", action="store_true")
     told_to = asked.parse_args()
     gpus: int | None = told_to.gpus
     logs.set_up()
@@ -53,14 +55,15 @@ def main() -> None:
     ending.adopt()
     try:
         with farm_lock.held(settings.home):
-            _stand(settings, accelerators_here() if gpus is None else gpus, ending, told, metrics=told_to.metrics)
+            num_gpus = accelerators_here() if gpus is None else gpus
+            _stand(settings, num_gpus, ending, told, metrics=told_to.metrics, s3=told_to.s3)
     except KeyboardInterrupt:
         say(log, "The farm was ended while it started.", action="farm.ended")
     finally:
         ending.sweep()
 
 
-def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event, *, metrics: bool) -> None:
+def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event, *, metrics: bool, s3: bool) -> None:
     home = settings.home
     now = Up(pid=os.getpid(), phase="starting Ray")
     up.say(home, now)
@@ -71,9 +74,15 @@ def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event,
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.listener.callback",
         }
         key_file = _key(settings, home / up.KEY, "farm up", *Scope)
-        port = _free_port(settings.http_port, only="http_port" in settings.model_fields_set)
-        dashboard_port = _free_port(settings.dashboard_port)
-        with private_ray(gpus=gpus, code_dir=CODE_DIR, dashboard_port=dashboard_port, environment=environment):
+        port_is_set = "http_port" in settings.model_fields_set
+        _free_port(settings.http_port, only=port_is_set)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_store(settings, now, s3=s3))
+            port = _free_port(settings.http_port, only=port_is_set)  # only now: S3 takes ports, too
+            dashboard_port = _free_port(settings.dashboard_port)
+            stack.enter_context(
+                private_ray(gpus=gpus, code_dir=CODE_DIR, dashboard_port=dashboard_port, environment=environment)
+            )
             now = replace(
                 now, phase="starting HTTP", key_file=str(key_file), ray_token_file=str(token_file),
                 dashboard=f"http://127.0.0.1:{dashboard_port}",
@@ -115,6 +124,19 @@ def _serve_until_told(settings: Settings, supervisor: Any, now: Up, told: thread
             say(log, "The farm is ready.", action="farm.ready", url=now.url, workers=standing.workers)
         elif not ready and standing.broken and not standing.up:
             raise Unavailable(standing.broken[0])
+
+
+@contextlib.contextmanager
+def _store(settings: Settings, now: Up, *, s3: bool) -> Iterator[None]:
+    """The farm's own S3 server for the block, if it has one or is to have one. A store that cannot be used is found out
+    here. Raises StoreUnavailable, InvalidSettings, Unavailable."""
+    with contextlib.ExitStack() as stack:
+        if s3 or local_s3.has_one(settings):
+            up.say(settings.home, replace(now, phase="starting S3"))
+            stack.enter_context(local_s3.standing(settings))
+            up.say(settings.home, now)
+        open_store(settings).capabilities()
+        yield
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from cluster import disk
+from cluster import disk, farm_lock
 from cluster.errors import InvalidSettings, StoreUnavailable, Unavailable
 from cluster.settings import Settings
 from cluster.store.opening import BUCKET, KEYS, LOCAL, SERVER
@@ -37,6 +37,10 @@ def has_one(settings: Settings) -> bool:
 
 def check(settings: Settings) -> Path:
     """The program, if this home may have such a server. Raises InvalidSettings, Unavailable."""
+    if not has_one(settings) and farm_lock.is_held(settings.home) and farm_lock.holder(settings.home) != os.getpid():
+        raise InvalidSettings(
+            "the farm that is up here has another store", field="--s3", remedy="end it first: farm down"
+        )
     if settings.store:
         raise InvalidSettings(
             f"FARM_STORE names a store already ({settings.store})", field="FARM_STORE",

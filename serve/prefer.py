@@ -18,6 +18,11 @@ def answer_at_once(request: Request) -> bool:
     return "respond-async" in _wishes(request)
 
 
+def through_here(request: Request) -> bool:
+    """Whether bytes shall come from the farm itself, and not by a URL of its store: `Prefer: proxy`."""
+    return "proxy" in _wishes(request)
+
+
 def applied(wish: str) -> dict[str, str]:
     return {"preference-applied": wish}
 

@@ -88,10 +88,11 @@ class Remote:
 
     @contextmanager
     def opened(self, path: str, *, wait_s: float, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
-        """An answer that is read as it comes; between two pieces of it no more than `wait_s` pass."""
-        timeout = httpx.Timeout(wait_s, connect=TIMEOUT.connect)
+        """An answer that is read as it comes; between two pieces of it no more than `wait_s` pass. It may be elsewhere:
+        the key does not go there."""
+        more: dict[str, Any] = {"timeout": httpx.Timeout(wait_s, connect=TIMEOUT.connect), "follow_redirects": True}
         try:
-            with self._client.stream("GET", path, headers=dict(headers or {}), timeout=timeout) as response:
+            with self._client.stream("GET", path, headers=dict(headers or {}), **more) as response:
                 if not response.is_success:
                     response.read()
                     raise self._error(response)

@@ -90,11 +90,12 @@ class Working:
         engine: PictureEngine,
         beside: Mapping[str, Engine] = NOBODY,
         chat_desk: ChatDesk | None = None,
+        store: Store | None = None,
         **settings: Any,
     ) -> None:
         """`beside` are engines of other workers, by their roles; a writer holds the house writer. `chat_desk` chats."""
         self.engine = engine
-        self.farm = InProcessFarm(home)
+        self.farm = InProcessFarm(home, store=store)
         reachable, told = Reachable(self.farm), Settings(home=home, **settings)
         self.desk = FrontDesk(self.farm.ledger, self.farm.store, told, reachable, chat_desk)
         self._ticking = self.farm.desk.ask(self._tick())

@@ -36,6 +36,8 @@ class Trouble:
     """The server does it; nobody hears of it."""
     damaged: Callable[[str, str], bool] = lambda method, path: False
     """A bit of what is written is turned over on its way."""
+    authorized: list[str] = field(default_factory=list)
+    """Methods and paths of requests that had a header with a key."""
     dice: random.Random = field(default_factory=lambda: random.Random(7))
     count: dict[str, int] = field(default_factory=dict)
     """How often each trouble was made."""
@@ -68,6 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if trouble.slow_s:
             time.sleep(trouble.slow_s)
+        if "Authorization" in self.headers:
+            trouble.authorized.append(f"{method} {self.path}")
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if trouble.errs():
             trouble.strikes("error")

@@ -31,6 +31,7 @@ def bytes_of(*kinds: str) -> dict[int | str, dict[str, Any]]:
     return {
         200: {"description": "All bytes", "content": content},
         206: {"description": "The range that was asked for", "content": content},
+        302: {"description": "A URL that the store has signed has them; `Prefer: proxy` asks for them from here"},
         304: {"description": "The client has these bytes"},
     }
 
