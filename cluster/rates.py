@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -45,13 +45,17 @@ class Price:
     card: str
 
     def of(self, quantity: int) -> int:
-        """Nano-dollars of so many MiB-seconds, bytes or tokens, rounded half up."""
-        whole = WHOLE[self.item]
-        return (2 * self.nano * quantity + whole) // (2 * whole)
+        return cost_of(self.item, self.nano, quantity)
 
 
 WHOLE = {"storage": GIB_MONTH, "egress": GIB, "prompt": MILLION, "completion": MILLION}
 """How many MiB-seconds, bytes or tokens a price is for."""
+
+
+def cost_of(item: str, price_nano: int, quantity: int) -> int:
+    """Nano-dollars of so many MiB-seconds, bytes or tokens, rounded half up."""
+    whole = WHOLE[item]
+    return (2 * price_nano * quantity + whole) // (2 * whole)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +82,7 @@ class RateCard:
 
     def gaps(self, at: datetime, *, held: Iterable[tuple[str, str]], models: Iterable[str]) -> list[InvalidSettings]:
         """What has no price at `at`: accelerators with their price class, storage, egress, tokens of models."""
-        asked = [
+        asked: list[Callable[[], object]] = [
             *(partial(self.rate, accelerator, price_class, at) for accelerator, price_class in held),
             *(partial(self.price, item, at) for item in ("storage", "egress")),
             *(partial(self.price, item, at, model=m) for m in models for item in ("prompt", "completion")),

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     private_urls: bool = Field(False, description="webhooks and pictures may be of one's own network, by plain http")
     url_ports: tuple[int, ...] = Field((80, 443), description="as JSON: ports that webhooks and pictures may have")
 
+    bill_s: float = Field(3600.0, gt=0, description="tokens, storage and egress are billed for so long at a time")
     sweep_s: float = Field(3600.0, gt=0, description="between two looks for what nobody will ever ask the store for")
     uploads_kept_s: float = Field(86400.0, gt=0, description="an upload that is not finished by then is abandoned")
     checkpoints_kept_s: float = Field(

@@ -16,6 +16,7 @@ from cluster.ledger.upkeep import file_of
 from cluster.settings import Settings
 from cluster.states import JobState, State
 from serve import clerk, deeds, inquiry, naming
+from serve.costs import CostsAsked, CostTable, cost_table
 from serve.office import Order
 from serve.rows import Deed, EventPage, JobCard, JobRow, JobWhy, Named, Page, ReasonRow, ShowRow, TaskRow, Workers
 
@@ -150,6 +151,10 @@ class Books:
     def set_share(self, name: str, share: float) -> ShowRow:
         self.ledger.set_share(self.tenant, name, share)
         return self.show(name)
+
+    def costs(self, asked: CostsAsked) -> CostTable:
+        """Of a key that is bound to a show that show alone. Raises InvalidInput."""
+        return cost_table(self.ledger, asked, self.sight)
 
     def _job(self, job_id: str) -> Job:
         try:

@@ -8,20 +8,24 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
 from ulid import ULID
 
+from actors.catalog import Catalog
 from cluster import farm_lock
 from cluster.clock import to_datetime
 from cluster.errors import FarmError
 from cluster.ledger import chores, outcomes
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.upkeep import file_of
+from cluster.rates import load_rate_card
 from cluster.settings import Settings
 from cluster.store.opening import open_store
+from serve.crew import fleets_of
 from serve.remote import Remote
 from serve.rows import Row
 from serve.upkeep import AGAIN_S
@@ -106,6 +110,23 @@ def _chores(ledger: Ledger, *, up: bool) -> Iterator[Finding]:
             yield Finding(check=f"chore {told.name}", verdict=Verdict.OK, said=done, facts=facts)
 
 
+def _rate_card(settings: Settings) -> Iterator[Finding]:
+    """All that this farm would have to price has a price today."""
+    card = load_rate_card(settings.rate_card)
+    held = {("cpu", settings.price_class), *((fleet.accelerator, fleet.price_class) for fleet in fleets_of(settings))}
+    models = Catalog.load(settings.home / "models.d").models.values()
+    writers = [model.id for model in models if model.role == "writer"]
+    gaps = card.gaps(datetime.now(UTC), held=sorted(held), models=writers)
+    for gap in gaps:
+        yield Finding(
+            check="rate card", verdict=Verdict.FAILED, said=str(gap.args[0]), remedy=gap.remedy,
+            facts={"code": gap.code, "field": gap.field},
+        )  # fmt: skip
+    if not gaps:
+        where = settings.rate_card or "the project's own"
+        yield Finding(check="rate card", verdict=Verdict.OK, said=f"version {card.version}, {where}, without a gap")
+
+
 def _store(settings: Settings) -> Iterator[Finding]:
     if not settings.store and not settings.store_dir.exists():
         yield Finding(check="store", verdict=Verdict.OK, said=f"{settings.store_dir} is not there yet: it will be made")
@@ -137,6 +158,6 @@ def _farm(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="key", verdict=Verdict.OK, said=f"it is known; models: {', '.join(models) or 'none'}")
 
 
-HERE: Mapping[str, Check] = {"home": _home, "ledger": _ledger, "store": _store}
+HERE: Mapping[str, Check] = {"home": _home, "ledger": _ledger, "store": _store, "rate card": _rate_card}
 """What is looked at where the farm is, in this order."""
 ELSEWHERE: Mapping[str, Check] = {"farm": _farm}

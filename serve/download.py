@@ -4,8 +4,9 @@ the store has signed, so that they do not pass through here.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, BinaryIO
@@ -27,8 +28,11 @@ SIGNED_S = 900
 _RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})")
 
 
-async def download(service: Service, request: Request, file: Mapping[str, Any], *, name: str) -> Response:
-    """The answer to a GET or HEAD of a committed file, called `name`. Raises Expired if the store has lost it."""
+async def download(service: Service, request: Request, file: Mapping[str, Any], *, name: str, show: str) -> Response:
+    """The answer to a GET or HEAD of a committed file, called `name`. Raises Expired if the store has lost it.
+
+    What is sent is counted for the tenant whose file it is, and for `show`.
+    """
     etag, size = f'"{file["sha256"]}"', int(file["size_bytes"])
     headers = {
         "etag": etag,
@@ -40,7 +44,13 @@ async def download(service: Service, request: Request, file: Mapping[str, Any], 
     if etag in (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")):
         return Response(status_code=304, headers=headers)
     url = await _elsewhere(service, request, file, name)
+    tenant = str(file["key"]).partition("/")[0]
+
+    async def book(num_bytes: int) -> None:
+        await off_the_loop(lambda: service.egress.book(tenant, show, num_bytes))
+
     if url is not None:
+        await book(size)  # what is fetched there is not seen here
         return Response(status_code=302, headers={"location": url, "cache-control": "no-store", "vary": "prefer"})
     span = _span(request.headers.get("range"), size)
     if request.headers.get("if-range") not in (None, etag):
@@ -58,7 +68,7 @@ async def download(service: Service, request: Request, file: Mapping[str, Any], 
     if request.method == "HEAD":
         reader.close()
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return _Streamed(reader, first, last, status_code=status, headers=headers, media_type=media_type)
+    return _Streamed(reader, first, last, book, status_code=status, headers=headers, media_type=media_type)
 
 
 async def _elsewhere(service: Service, request: Request, file: Mapping[str, Any], name: str) -> str | None:
@@ -87,17 +97,29 @@ def _is_loopback(host: str | None) -> bool:
 
 
 class _Streamed(StreamingResponse):
-    """Closes what it reads, also if the client has gone before the first byte and nothing was ever read."""
+    """Closes what it reads, also if the client has gone before the first byte and nothing was ever read; and tells
+    `book` how much of it was taken, however it ended."""
 
-    def __init__(self, reader: BinaryIO, first: int, last: int, **more: Any) -> None:
-        super().__init__(_read(reader, first, last), **more)
-        self._reader = reader
+    def __init__(
+        self, reader: BinaryIO, first: int, last: int, book: Callable[[int], Awaitable[None]], **more: Any
+    ) -> None:
+        super().__init__(self._read(first, last), **more)
+        self._reader, self._book, self._num_sent = reader, book, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._reader.close()
+            await asyncio.shield(self._book(self._num_sent))
+
+    def _read(self, first: int, last: int) -> Iterator[bytes]:
+        self._reader.seek(first)
+        left = last - first
+        while left and (chunk := self._reader.read(min(CHUNK_BYTES, left))):
+            left -= len(chunk)
+            yield chunk
+            self._num_sent += len(chunk)
 
 
 def _opened(service: Service, file: Mapping[str, Any], size: int) -> BinaryIO:
@@ -109,14 +131,6 @@ def _opened(service: Service, file: Mapping[str, Any], size: int) -> BinaryIO:
         reader.close()
         raise DamagedAsset(f"{file['key']} does not have its {size} bytes")
     return reader
-
-
-def _read(reader: BinaryIO, first: int, last: int) -> Iterator[bytes]:
-    reader.seek(first)
-    left = last - first
-    while left and (chunk := reader.read(min(CHUNK_BYTES, left))):
-        left -= len(chunk)
-        yield chunk
 
 
 def _span(header: str | None, size: int) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from serve.chats import ChatDesk
 from serve.farm import (
     assets,
     cost_export,
+    costs,
     estimates,
     films,
     follow,
@@ -102,6 +103,7 @@ def create_app(
         estimates,
         usage,
         cost_export,
+        costs,
         webhook_endpoints,
         *OPERATING,
     ):

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from cluster.states import JobState, State
+from serve.costs import CostsAsked, CostTable
 from serve.rows import Deed, EventPage, JobCard, JobRow, JobWhy, Named, ReasonRow, ShowRow, TaskRow, Workers
 
 
@@ -81,3 +82,5 @@ class Office(Protocol):
     def drain(self, worker_id: str, *, reason: str, dry_run: bool) -> Deed: ...
 
     def set_share(self, name: str, share: float) -> ShowRow: ...
+
+    def costs(self, asked: CostsAsked) -> CostTable: ...

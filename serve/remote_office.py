@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cluster import disk
 from cluster.errors import FarmError
 from cluster.states import JobState, State
+from serve.costs import CostsAsked, CostTable
 from serve.distant import fetched
 from serve.office import Order
 from serve.remote import Remote
@@ -116,6 +117,15 @@ class RemoteOffice:
     def drain(self, worker_id: str, *, reason: str, dry_run: bool) -> Deed:
         asked = {"reason": reason, "dry_run": dry_run}
         return read(Deed, self._remote.post(f"/v1/workers/{quote(worker_id)}/drain", asked))
+
+    def costs(self, asked: CostsAsked) -> CostTable:
+        """All the pages of it."""
+        table = read(CostTable, self._remote.get("/v1/costs", **asked.query()))
+        found, more = [*table.data], table
+        while more.has_more and len(found) < asked.limit:
+            more = read(CostTable, self._remote.get("/v1/costs", **asked.query(after=more.last_id)))
+            found += more.data
+        return table.model_copy(update={"data": found[: asked.limit], "has_more": more.has_more})
 
 
 class RemoteKeyring:

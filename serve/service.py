@@ -24,6 +24,7 @@ from cluster.settings import Settings
 from cluster.store.port import Store
 from cluster.timing import Paces, learned
 from serve.chats import ChatDesk, Places, TokenMeter
+from serve.egress import EgressMeter
 from serve.feed import Feed
 from serve.guard import Guard
 from serve.scrape import Scrape
@@ -113,6 +114,7 @@ class Service:
     places: Places = field(init=False)
     meter: TokenMeter = field(init=False)
     scrape: Scrape = field(init=False)
+    egress: EgressMeter = field(init=False)
     pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PICTURES_AT_ONCE))
     exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(EXPORTS_AT_ONCE))
 
@@ -123,6 +125,7 @@ class Service:
         self.places = Places(self.settings.chats_per_key)
         self.meter = TokenMeter(self.ledger)
         self.scrape = Scrape(self.ledger, self.queue.look)
+        self.egress = EgressMeter(self.ledger)
 
     def poke(self) -> None:
         """The dispatcher also looks by itself: whether it hears this does not matter."""

@@ -17,12 +17,14 @@ from cluster.errors import FarmError, Unavailable
 from cluster.ledger import chores
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
+from cluster.rates import load_rate_card
 from cluster.settings import Settings
 from cluster.store.port import Store
 from cluster.sweeper import sweep
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
+BILL_LOOK_S = 60.0
 AGAIN_S = 60.0
 """A chore that failed is tried again after this, or after its interval if that is shorter."""
 
@@ -44,6 +46,12 @@ def chores_of(settings: Settings, ledger: Ledger, store: Store) -> list[Chore]:
         kept = {"uploads_kept_s": settings.uploads_kept_s, "remains_kept_s": settings.checkpoints_kept_s}
         return asdict(sweep(ledger, store, **kept))
 
+    def billed() -> dict[str, Any]:
+        done = ledger.bill_meters(load_rate_card(settings.rate_card), every_s=settings.bill_s)
+        if done.gaps:
+            raise done.gaps[0]
+        return {"lines": done.num_lines}
+
     return [
         Chore(name="sweep-store", every_s=settings.sweep_s, do=swept),
         Chore(
@@ -52,6 +60,7 @@ def chores_of(settings: Settings, ledger: Ledger, store: Store) -> list[Chore]:
             do=lambda: asdict(retention.collect(ledger, store, settings)),
         ),
         Chore(name="forget", every_s=settings.sweep_s, do=lambda: asdict(retention.forget(ledger, settings))),
+        Chore(name="bill-meters", every_s=min(BILL_LOOK_S, settings.bill_s), do=billed),
     ]
 
 

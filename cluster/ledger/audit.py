@@ -16,10 +16,14 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from cluster.ledger import schema
+from cluster.ledger.chains import bills
 from cluster.ledger.events import Event, WorkerEvent
 from cluster.ledger.replay import Attempt, Injected, Replay
 from cluster.rates import cost_until
 from cluster.states import AttemptState
+
+FREE = ("load", "idle")
+"""Kinds of held time that no task had."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +39,14 @@ class Line:
     held_us: int
     nano: int
     note: str | None  # of a line that books another one again
+    show: str = ""
+    job_id: str | None = None
+    task_id: str | None = None
+    quantity: int | None = None
+    item: str | None = None
+    model: str | None = None
+    price_class: str = ""
+    price_nano: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +97,20 @@ def violations(
         replay.deaths(injected)
     if quiet:
         replay.rest(log.workers)
-    return [*replay.broken, *_imbalances(log, replay.attempts, clock_was_set=clock_was_set)]
+    return [
+        *replay.broken,
+        *_imbalances(log, replay.attempts, clock_was_set=clock_was_set),
+        *_misbooked(log, replay),
+        *_waste(log, replay.attempts, exact=not clock_was_set and not replay.broken),
+    ]
+
+
+def wasted_nano(log: Log) -> int:
+    """What was wasted, by the events alone; of what they do not tell how much was kept, nothing."""
+    replay = Replay()
+    for event in log.events:
+        replay.take(event)
+    return sum(bill.wasted_nano or 0 for bill in bills(log.workers, replay.attempts).values())
 
 
 def _imbalances(log: Log, attempts: dict[str, Attempt], *, clock_was_set: bool) -> Iterator[str]:
@@ -102,8 +127,9 @@ def _imbalances(log: Log, attempts: dict[str, Attempt], *, clock_was_set: bool) 
         by_worker[line.worker_id].append(line)
         if line.attempt_id is not None:
             by_attempt[line.attempt_id][line.kind] += line.nano
-        if (line.attempt_id is None) != (line.tenant == "farm"):
-            yield f"ledger balanced: a line of {line.worker_id} for {line.attempt_id} is of tenant {line.tenant}"
+        if (line.attempt_id is None) != (line.tenant == "farm") or (line.attempt_id is None) != (line.kind in FREE):
+            what = f"{line.kind} line of {line.worker_id}"
+            yield f"ledger balanced: a {what} for {line.attempt_id} is of tenant {line.tenant}"
     for worker_id, lines in by_worker.items():
         worker = joined.get(worker_id)
         if worker is None:
@@ -125,10 +151,48 @@ def _imbalances(log: Log, attempts: dict[str, Attempt], *, clock_was_set: bool) 
             yield f"ledger balanced: {worker_id} was billed {booked} for {owed} us"
     for attempt_id, booked_by in by_attempt.items():
         a = attempts.get(attempt_id)
-        wrong = min(booked_by.values()) < 0 or a is None
-        if a is not None and a.committed:
-            wrong = wrong or booked_by["wasted"] != 0
-        elif a is not None and a.state not in (AttemptState.RUNNING.value, AttemptState.INTERRUPTED.value):
-            wrong = wrong or (booked_by["busy"] != 0 and not a.resumed)
-        if wrong:
+        if min(booked_by.values()) < 0 or a is None:
             yield f"ledger balanced: {attempt_id}, {a.state if a else 'unknown'}, was booked {dict(booked_by)}"
+
+
+def _misbooked(log: Log, replay: Replay) -> Iterator[str]:
+    """What the tasks of a show cost, and its meters, is what the show is booked; the rest is the farm's own."""
+    owners = {
+        e.job_id: (e.data["tenant"], e.data["show"])
+        for e in log.events
+        if e.kind == "job.created" and "tenant" in e.data
+    }
+    owed: dict[tuple[str, str], int] = defaultdict(int)
+    booked: dict[tuple[str, str], int] = defaultdict(int)
+    for line in log.lines:
+        booked[line.tenant, line.show] += line.nano
+        attempt = replay.attempts.get(line.attempt_id or "")
+        if attempt is not None and attempt.task_id in replay.tasks:
+            owed[owners.get(replay.tasks[attempt.task_id].job_id, (line.tenant, line.show))] += line.nano
+        else:
+            owed[line.tenant, line.show] += line.nano
+    for who in booked.keys() | owed.keys():
+        if booked[who] != owed[who]:
+            yield f"every show pays for its own: {'/'.join(who)} was booked {booked[who]}, its work cost {owed[who]}"
+
+
+def _waste(log: Log, attempts: dict[str, Attempt], *, exact: bool) -> Iterator[str]:
+    """What each attempt was billed, and what of it as wasted, is what follows from the events alone; not `exact`, only
+    that committed work is no waste, and lost work nothing else."""
+    booked: dict[str, Counter[str]] = defaultdict(Counter)
+    for line in log.lines:
+        if line.attempt_id is not None:
+            booked[line.attempt_id][line.kind] += line.nano
+            booked[line.attempt_id]["held"] += line.held_us
+    for attempt_id, bill in bills(log.workers, attempts).items():
+        lines, a = booked[attempt_id], attempts[attempt_id]
+        nano = lines["busy"] + lines["wasted"]
+        if not exact:
+            ended = a.state not in (AttemptState.RUNNING.value, AttemptState.INTERRUPTED.value)
+            if lines["wasted"] if a.committed else ended and not a.resumed and lines["busy"]:
+                yield f"waste is what the log says: {attempt_id}, {a.state}, was booked {dict(lines)}"
+        elif (nano, lines["held"]) != (bill.nano, bill.held_us):
+            yield f"ledger balanced: {attempt_id} was billed {nano}, the log says {bill.nano}"
+        elif bill.wasted_nano not in (None, lines["wasted"]):
+            said = f"{lines['wasted']} booked, {bill.wasted_nano} by the log"
+            yield f"waste is what the log says: {attempt_id}, {a.state}: {said}"

@@ -57,7 +57,8 @@ class WorkerEvent:
 def append_of_worker(
     connection: Connection, worker_id: str, *, at_us: int, kind: str, data: dict[str, Any] | None = None
 ) -> None:
-    """Writes one event of a worker: it is here, is gone, drains, or the clock that bills its time was set."""
+    """Writes one event of a worker: it is here, is gone, drains, the clock that bills its time was set, or a change of
+    who has its time came to the ledger after a later one, and counts from that one on."""
     newest = select(func.coalesce(func.max(worker_events.c.seq), 0)).where(worker_events.c.worker_id == worker_id)
     row = {"worker_id": worker_id, "seq": connection.execute(newest).scalar_one() + 1, "at_us": at_us, "kind": kind}
     connection.execute(insert(worker_events).values(**row, data=data or {}))

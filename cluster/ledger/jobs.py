@@ -227,7 +227,13 @@ def submit(
         job_id,
         at_us=now_us,
         kind="job.created",
-        data={"title": spec.title, "recipe": spec.recipe, "tier": spec.tier, "show": spec.show},
+        data={
+            "title": spec.title,
+            "recipe": spec.recipe,
+            "tier": spec.tier,
+            "tenant": spec.tenant,
+            "show": spec.show,
+        },
     )
     moves.insert_tasks(connection, job_id, graph, ids=ids, now_us=now_us)
     return job_id, True

@@ -379,7 +379,10 @@ def fail(
         failure=failure.value, code=code, message=message, facts=facts,
     )  # fmt: skip
     money.waste(connection, attempt_id, now_us=now_us, note=failure.value)
-    data = {"failure": failure.value, "code": code, "message": message, "attempt": AttemptState.FAILED.value}
+    data = {
+        "failure": failure.value, "code": code, "message": message,
+        "attempt": AttemptState.FAILED.value, "kept_s": facts.get("kept_s", 0.0),
+    }  # fmt: skip
     again: dict[str, Any] = {}
     if not verdict.dead:
         again["not_before_us"] = now_us + round(verdict.delay_s * 1e6)
@@ -404,7 +407,7 @@ def interrupt(
     attempts.end(connection, attempt, AttemptState.INTERRUPTED, now_us=now_us, facts=facts)
     if not facts.get("checkpoint"):
         money.waste(connection, attempt_id, now_us=now_us, note="interrupted")
-    ended = {"attempt": AttemptState.INTERRUPTED.value}
+    ended = {"attempt": AttemptState.INTERRUPTED.value, "checkpoint": bool(facts.get("checkpoint"))}
     moves.apply(connection, task, Move.INTERRUPT, now_us=now_us, attempt_id=attempt_id, data=ended)
     return Answer.ACCEPTED
 
@@ -439,7 +442,10 @@ def lose(
     how = Move.DIE if verdict.dead else Move.EXPIRE
     moves.apply(
         connection, task, how, now_us=now_us, attempt_id=attempt_id, reason=why, failures=verdict.counts,
-        data={"failure": failure.value, "attempt": end.value, "stage": facts.get("stage")},
+        data={
+            "failure": failure.value, "attempt": end.value, "stage": facts.get("stage"),
+            "kept_s": facts.get("kept_s", 0.0),
+        },
     )  # fmt: skip
     return Answer.ACCEPTED
 

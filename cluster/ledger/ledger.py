@@ -28,6 +28,7 @@ from cluster.ledger import (
     jobs,
     keys,
     leases,
+    meters,
     money,
     moves,
     operations,
@@ -48,6 +49,7 @@ from cluster.ledger.money import Spend
 from cluster.ledger.schema import attempts, workers
 from cluster.ledger.schema import jobs as jobs_table
 from cluster.logs import say
+from cluster.rates import RateCard
 from cluster.states import AttemptState, Move, State
 
 T = TypeVar("T")
@@ -336,6 +338,28 @@ class Ledger:
         """Rows of what was removed long ago."""
         now_us = self.clock.now_us()
         return self._do(lambda c: inventory.drop(c, tenant, now_us=now_us))
+
+    def book_egress(self, source: str, totals: Sequence[tuple[meters.Leaving, int]]) -> None:
+        """Bytes that `source` has sent so far, by meter. Again is fine."""
+        self._do(lambda c: meters.book_egress(c, source, totals))
+
+    def bill_meters(self, card: RateCard, *, every_s: float | None = None) -> meters.Billed:
+        """Books lines for what the meters have counted and no line says: until now, or until the last time that was
+        a multiple of `every_s`; then what is kept is counted as well. Again is fine."""
+        now_us = self.clock.now_us()
+        until_us = now_us if every_s is None else now_us - now_us % round(every_s * 1e6)
+
+        def work(connection: Connection) -> meters.Billed:
+            counted_us = meters.storage_counted_until(connection)
+            if counted_us is None or counted_us < until_us:
+                meters.count_storage(connection, now_us=now_us)
+            return meters.bill(connection, card, now_us=now_us, until_us=until_us)
+
+        whole = self._do(work)
+        while whole.more:
+            part = self._do(work)
+            whole = replace(part, num_lines=whole.num_lines + part.num_lines)
+        return whole
 
     def set_held(self, job_id: str, held: bool) -> None:
         now_us = self.clock.now_us()

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 
 from cluster import faults
+from cluster.ledger import events
 from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts, cost_lines, jobs, workers
 from cluster.rates import cost_until, split
@@ -71,6 +72,9 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
     lines, ends = [], []
     for worker in found:
         until_us = max(now_us, worker.since_us)  # a wall clock that was set back makes no negative bill
+        if now_us < worker.since_us:
+            data = {"at_us": now_us, "edge_us": worker.since_us}
+            events.append_of_worker(connection, worker.id, at_us=until_us, kind="worker.overtaken", data=data)
         nano = cost_until(worker.nano_per_hour, until_us - worker.spawned_us) - cost_until(
             worker.nano_per_hour, worker.since_us - worker.spawned_us
         )

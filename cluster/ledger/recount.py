@@ -8,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from cluster.ledger import meters
 from cluster.ledger.audit import Log, read_log, violations
 from cluster.ledger.replay import SUMMARY
 from cluster.ledger.schema import attempts, edges, jobs, tasks, workers
-from cluster.rates import cost_until
+from cluster.rates import cost_of, cost_until
 from cluster.states import DONE, OVER, State, job_state
 
 
@@ -25,6 +26,7 @@ class Books:
     edges: list[Row[Any]]
     attempts: list[Row[Any]]
     workers: list[Row[Any]]
+    meters: dict[meters.Metered, tuple[int, int]]
 
 
 def read_books(connection: Connection) -> Books:
@@ -35,12 +37,14 @@ def read_books(connection: Connection) -> Books:
         edges=list(connection.execute(select(edges))),
         attempts=list(connection.execute(select(attempts))),
         workers=list(connection.execute(select(workers))),
+        meters=meters.read(connection),
     )
 
 
 def flaws(books: Books) -> list[str]:
     """Of the log, and of the tables by it. Empty when all is well."""
-    return [*violations(books.log), *_flaws_of_tasks(books), *_flaws_of_jobs(books), *_flaws_of_workers(books)]
+    found = [*violations(books.log), *_flaws_of_tasks(books), *_flaws_of_jobs(books), *_flaws_of_workers(books)]
+    return [*found, *_flaws_of_meters(books)]
 
 
 def _flaws_of_tasks(books: Books) -> list[str]:
@@ -123,4 +127,28 @@ def _flaws_of_workers(books: Books) -> list[str]:
             broken.append(f"held time balanced: {w.id}")
         if here.get(w.id) != (w.ended_us is None):
             broken.append(f"the log replays to the tables: {w.id} is {'gone' if w.ended_us else 'here'}")
+    return broken
+
+
+def _flaws_of_meters(books: Books) -> list[str]:
+    """There are lines for just what a meter says that it has been billed for, which is no more than it has counted."""
+    broken = []
+    booked: Counter[meters.Metered] = Counter()
+    for line in books.log.lines:
+        if line.quantity is None or line.price_nano is None:
+            if line.worker_id is None:
+                broken.append(f"meters balance: a line of {line.kind} for {line.tenant}/{line.show} counts nothing")
+            continue
+        item = line.item or line.kind
+        price_class = line.price_class if line.kind == "tokens" else None
+        what = meters.Metered(line.tenant, line.show, item, line.model, price_class)
+        booked[what] += line.quantity
+        if line.nano != cost_of(item, line.price_nano, line.quantity):
+            broken.append(f"meters balance: {line.quantity} at {line.price_nano} were priced {line.nano} for {what}")
+    for what in booked.keys() | books.meters.keys():
+        counted, billed = books.meters.get(what, (0, 0))
+        if booked[what] != billed:
+            broken.append(f"meters balance: {what} was billed {booked[what]}, its meter says {billed}")
+        if billed > counted:
+            broken.append(f"meters balance: {what} was billed {billed} of {counted} that were counted")
     return broken

@@ -29,6 +29,8 @@ INVARIANTS = (
     "no starvation",
     "nothing left over",
     "no take past its gate",
+    "waste is what the log says",
+    "every show pays for its own",
 )
 COMMITS = frozenset({Move.COMMIT, Move.GATE})
 ANSWERS = COMMITS | {Move.CACHE_HIT, Move.CACHE_GATE}
@@ -57,6 +59,7 @@ class _Task:
     ready_us: int
     generation: int = 0
     live: list[str] = field(default_factory=list)  # attempts that were leased and have not ended
+    tried: list[str] = field(default_factory=list)  # all its attempts
     failures: dict[str, int] = field(default_factory=dict)
     poison_stage: object = None
     answers: Counter[int] = field(default_factory=Counter)  # by generation
@@ -72,8 +75,11 @@ class Attempt:
     from_us: int
     to_us: int | None = None
     state: str = AttemptState.RUNNING.value
+    generation: int = 0
     committed: bool = False
     resumed: bool = False  # another attempt went on from its checkpoint
+    kept: float | bool | None = None  # seconds that its checkpoint kept; of an interrupted one whether there is any
+    left: bool = False  # it had ended when a later one committed, which did not go on from it
 
 
 class Replay:
@@ -237,7 +243,11 @@ class Replay:
             self._break("limits never exceeded", f"{task.key} was leased while its job was on hold")
         self._check_inputs(task, "was leased")
         self._waits.append((task.key, (e.at_us - task.ready_us) / 1e6))
-        self.attempts[attempt_id] = Attempt(str(e.task_id), e.epoch or 0, str(e.data.get("worker")), e.at_us)
+        worker_id = str(e.data.get("worker"))
+        self.attempts[attempt_id] = Attempt(
+            str(e.task_id), e.epoch or 0, worker_id, e.at_us, generation=task.generation
+        )
+        task.tried.append(attempt_id)
         task.live.append(attempt_id)
 
     def _end(self, e: Event, task: _Task) -> None:
@@ -248,6 +258,7 @@ class Replay:
             self._break("terminal attempts are for ever", f"{e.attempt_id} of {task.key} {found}")
             return
         attempt.state, attempt.to_us = str(e.data["attempt"]), e.at_us
+        attempt.kept = e.data.get("checkpoint", e.data.get("kept_s"))
         task.live.remove(str(e.attempt_id))
 
     def _answer(self, e: Event, task: _Task, how: Move) -> None:
@@ -273,6 +284,8 @@ class Replay:
         for saved in e.data.get("resumed_from", ()):
             if (earlier := self.attempts.get(saved)) is not None:
                 earlier.resumed = True
+        for other in map(self.attempts.__getitem__, task.tried):
+            other.left |= other.generation == attempt.generation and other.epoch < attempt.epoch and not other.resumed
 
     def _pass_gate(self, e: Event, task: _Task, how: Move) -> None:
         """By a person, or by an answer that a person has approved; then the others of the gate are free."""

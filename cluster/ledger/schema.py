@@ -212,13 +212,20 @@ events = Table(
     Column("data", JSON, nullable=False),
 )
 
+Index(
+    "ix_events_cached",
+    events.c.at_us,
+    sqlite_where=events.c.kind == "task.cached",
+    postgresql_where=events.c.kind == "task.cached",
+)
+
 worker_events = Table(
     "worker_events",
     metadata,
     Column("worker_id", String(128), ForeignKey("workers.id"), primary_key=True),
     Column("seq", Integer, primary_key=True),
     Column("at_us", BigInteger, nullable=False),
-    Column("kind", String(48), nullable=False),  # worker.join | leave | drain | clock
+    Column("kind", String(48), nullable=False),  # worker.join | leave | drain | clock | overtaken
     Column("data", JSON, nullable=False),
 )
 

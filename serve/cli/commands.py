@@ -15,7 +15,7 @@ from serve.cli import (
     assets,
     batch,
     catalog,
-    cost_export,
+    cost,
     doctor,
     keys,
     operate,
@@ -270,7 +270,7 @@ app.add_typer(catalog.app, name="models", help=catalog.HELP)
 app.add_typer(standing.app)
 app.add_typer(operate.app)
 app.add_typer(doctor.app)
-app.add_typer(cost_export.app, name="cost", help=cost_export.HELP, rich_help_panel=operate.LOOK)
+app.add_typer(cost.app, name="cost", help=cost.HELP, rich_help_panel=operate.LOOK)
 app.add_typer(review.app)
 app.add_typer(keys.app, name="keys", help=keys.HELP, rich_help_panel=operate.ACT)
 app.add_typer(assets.app, name="assets", help=assets.HELP, rich_help_panel=operate.ACT)

@@ -100,7 +100,7 @@ async def content(request: Request, caller: Reader, asset: str) -> Response:
     desk = shelf(request, caller)
     row = await off_the_loop(lambda: desk.named(_sha(asset) or ""))
     file = {"key": row.key, "sha256": row.asset, "size_bytes": row.size_bytes, "media_type": row.media_type}
-    return await download(service_of(request), request, file, name=row.asset)
+    return await download(service_of(request), request, file, name=row.asset, show=row.show)
 
 
 @router.post(

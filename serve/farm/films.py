@@ -170,7 +170,7 @@ async def content(request: Request, caller: Reader, film_id: str, variant: Varia
         remedy = "look at it: `error` and `waits_for` say why not" if film.now.job.over else "ask again when it is done"
         raise NotReady(f"the film is {film.now.job.state.value}", field="film_id", remedy=remedy)
     ending = str(file["name"]).rpartition(".")[2]
-    return await download(service, request, file, name=f"{film.id}.{ending}")
+    return await download(service, request, file, name=f"{film.id}.{ending}", show=film.now.job.show)
 
 
 @router.get(

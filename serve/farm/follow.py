@@ -103,7 +103,7 @@ async def file(request: Request, caller: Reader, job_id: str, name: str) -> Resp
         raise NotReady(f"the job is {outcome.job.state.value}", field="job_id", remedy="ask again when it is done")
     if found is None:
         raise NotFound("no such file", field="name", remedy="GET /v1/jobs/{id} lists them")
-    return await download(service_of(request), request, found, name=str(found["name"]))
+    return await download(service_of(request), request, found, name=str(found["name"]), show=outcome.job.show)
 
 
 async def _found(request: Request, caller: Caller, job_id: str) -> Outcome:

@@ -47,11 +47,12 @@ async def content(
 ) -> Response:
     """The bytes of a take that is drawn, approved or not. Ranges are understood."""
     service = service_of(request)
-    _, task = await _found(service, caller, take_id)
+    film, task = await _found(service, caller, take_id)
     file = showing.clip_of(task, variant)
     if file is None:
         raise not_drawn(task)
-    return await download(service, request, file, name=f"{take_id}.{str(file['name']).rpartition('.')[2]}")
+    name = f"{take_id}.{str(file['name']).rpartition('.')[2]}"
+    return await download(service, request, file, name=name, show=film.now.job.show)
 
 
 @router.post("/{take_id}/circle", operation_id="circle_take", response_model=Take, responses=REFUSALS)

@@ -108,7 +108,8 @@ async def content(
     file = outcome.file(image.key_of(index), FILE)
     if file is None:
         raise NotFound(f"{image_id} has no still {index}", field="index")
-    return await download(service, request, file, name=f"{named(outcome.job.id, 'image')}-{index}.png")
+    name = f"{named(outcome.job.id, 'image')}-{index}.png"
+    return await download(service, request, file, name=name, show=outcome.job.show)
 
 
 async def planned(service: Service, asked: schemas.ImageRequest) -> tuple[JobSpec, list[TaskSpec]]:

@@ -193,7 +193,8 @@ async def content(
         clip_file = file
         file = await off_the_loop(lambda: spritesheet(service.store, caller.tenant, clip_file))
     ending = str(file["name"]).rpartition(".")[2]
-    return await download(service, request, file, name=f"{named(outcome.job.id, 'video')}.{ending}")
+    name = f"{named(outcome.job.id, 'video')}.{ending}"
+    return await download(service, request, file, name=name, show=outcome.job.show)
 
 
 def request_of(fields: dict[str, Any]) -> schemas.VideoRequest:

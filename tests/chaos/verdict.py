@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.ledger.audit import Log, violations
+from cluster.ledger.audit import Log, violations, wasted_nano
+from cluster.ledger.balance import OF_MONEY
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.replay import Injected
+from cluster.rates import usd
 from cluster.states import JobState, State
 from tests.chaos import golden
 
@@ -30,11 +32,11 @@ def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *
     found = sorted({*violations(log, injected=work.injected, orders_per_worker=1, quiet=True), *ledger.flaws()})
     lost = list(_lost(ledger, work))
     leases = [e for e in log.events if e.kind == "task.lease"]
-    unbalanced = [line for line in found if line.startswith("ledger balanced")] + ledger.unbalanced_workers()
+    unbalanced = [line for line in found if line.startswith(OF_MONEY)] + ledger.unbalanced_workers()
     noticed_s = sorted(_times_to(("task.expire", "task.die", "task.commit"), log, hits))
     again_s = sorted(_times_to(("task.lease", "task.commit"), log, hits))
     num_tasks = sum(len(ledger.tasks(job_id)) for job_id in work.films)
-    held, wasted = ledger.spent().held_s, ledger.spent(kind="wasted").held_s
+    held, wasted = ledger.spent().held_s, ledger.spent(kind="wasted")
     lines = {
         "work": f"{num_tasks} quick tasks of {len(work.films)} jobs, {len(work.clips)} clips of the house model",
         "planted failures": len(work.injected),
@@ -44,7 +46,8 @@ def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *
         "violations": len(found),
         "ledger": "balanced" if not unbalanced else f"NOT balanced: {unbalanced[:3]}",
         "extra executions": len(leases) - len({e.task_id for e in leases}),
-        "wasted": f"{wasted:.0f} s of {held:.0f} s held",
+        "wasted": f"{wasted.held_s:.0f} s of {held:.0f} s held",
+        "waste": f"${usd(wasted.nano):.9f} booked, ${usd(wasted_nano(log)):.9f} by the event log alone",
         "adopted": sum(bool(e.data.get("adopted")) for e in log.events),
         "late reports": sum(e.kind == "attempt.late_report" for e in log.events),
         "time to notice": f"p50 {_quantile(noticed_s, 0.5):.1f} s, p99 {_quantile(noticed_s, 0.99):.1f} s",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.contracts.ledger_costs import *  # noqa: F403
 from tests.contracts.ledger_films import *  # noqa: F403
 from tests.contracts.ledger_gates import *  # noqa: F403
 from tests.contracts.ledger_graphs import *  # noqa: F403
@@ -13,6 +14,7 @@ from tests.contracts.ledger_hooks import *  # noqa: F403
 from tests.contracts.ledger_inventory import *  # noqa: F403
 from tests.contracts.ledger_keys import *  # noqa: F403
 from tests.contracts.ledger_leases import *  # noqa: F403
+from tests.contracts.ledger_meters import *  # noqa: F403
 from tests.contracts.ledger_money import *  # noqa: F403
 from tests.contracts.ledger_retention import *  # noqa: F403
 from tests.contracts.ledger_threads import *  # noqa: F403

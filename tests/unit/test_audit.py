@@ -89,6 +89,7 @@ class Tape:
                 held_us=held_us,
                 nano=held_us,
                 note=None,
+                show="default" if attempt else "farm",
             )
         )
         self.since_s = self.now_s + 1
@@ -102,6 +103,7 @@ def begun() -> Tape:
     """A worker is here, and two tasks, the second after the first."""
     tape = Tape()
     tape.worker("worker.join", spawned_us=0, nano_per_hour=HOUR_NANO, num_accelerators=0)
+    tape.say("job.created", data={"tenant": "studio", "show": "default"})
     tape.create("a")
     tape.create("b", "a")
     return tape
@@ -269,6 +271,12 @@ def lost_work_that_is_billed_as_busy() -> Tape:
     return tape
 
 
+def work_that_another_show_pays() -> Tape:
+    tape = fine()
+    tape.lines[1] = replace(tape.lines[1], show="other")
+    return tape
+
+
 def one_that_waits() -> Tape:
     tape = begun()
     tape.now_s += 100
@@ -344,10 +352,11 @@ CASES: dict[str, tuple[str, Callable[[], Tape], dict[str, Any]]] = {
     ),
     "a line too many": (INVARIANTS[11], a_bill_too_many, {}),
     "a line that is missing": (INVARIANTS[11], a_bill_that_is_missing, {}),
-    "lost work that is not waste": (INVARIANTS[11], lost_work_that_is_billed_as_busy, {}),
+    "lost work that is not waste": (INVARIANTS[15], lost_work_that_is_billed_as_busy, {}),
     "a task waits for ever": (INVARIANTS[12], one_that_waits, {"patience_s": 60.0}),
     "a task is left": (INVARIANTS[13], left_running, {"quiet": True}),
     "a worker is left": (INVARIANTS[13], a_worker_that_never_left, {"quiet": True}),
+    "the bill of another show": (INVARIANTS[16], work_that_another_show_pays, {}),
     "a take that nobody looked at": (INVARIANTS[14], committed_through_a_gate, {}),
     "an answer that nobody looked at": (INVARIANTS[14], an_answer_that_nobody_approved, {}),
 }

@@ -138,6 +138,8 @@ LOOKS = [
     ["workers", "--all", "--limit", "2"],
     ["shows"],
     ["shows", "lanterns"],
+    ["cost", "--by", "film", "--show", "lanterns"],
+    ["cost", "--by", "shot", "--show", "default", "--limit", "1"],
 ]
 
 

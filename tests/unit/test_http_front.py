@@ -51,6 +51,7 @@ ROUTES = [
     ("HEAD", "/v1/assets/{asset}/content", (Scope.READ,)),
     ("POST", "/v1/assets/{asset}/verify", (Scope.OPERATE,)),
     ("GET", "/v1/costs/export", (Scope.READ, Scope.OPERATE)),
+    ("GET", "/v1/costs", (Scope.READ,)),
     ("POST", "/v1/films", (Scope.GENERATE,)),
     ("GET", "/v1/films", (Scope.READ,)),
     ("GET", "/v1/films/{film}", (Scope.READ,)),

@@ -16,6 +16,8 @@ from PIL import Image
 from cluster import media
 from cluster.assets import blob_key
 from cluster.errors import InvalidSpec
+from cluster.ledger import meters
+from cluster.ledger.meters import Metered
 from tests.front_desk import BOAT, FrontDesk, Working, front_desk
 from tests.picture_engine import PictureEngine
 
@@ -112,6 +114,8 @@ def test_a_range_is_answered_with_its_bytes(working: Working, done: Any, asked: 
 
 def test_what_a_client_has_is_not_sent_again_and_what_is_not_there_is_said(working: Working, done: Any):
     path = f"/v1/videos/{done.id}/content"
+    meter = Metered("studio", "default", "egress")
+    before, _ = working.farm.ledger.view(meters.read).get(meter, (0, 0))
     head = working.desk.ask("HEAD", path)
     etag, size = head.headers["etag"], int(head.headers["content-length"])
     assert (head.status_code, head.content) == (200, b"")
@@ -121,6 +125,8 @@ def test_what_a_client_has_is_not_sent_again_and_what_is_not_there_is_said(worki
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
     other = working.desk.ask("GET", path, headers={"Range": "bytes=0-1", "If-Range": '"another"'})
     assert (other.status_code, len(other.content)) == (200, size)
+    after, _ = working.farm.ledger.view(meters.read)[meter]
+    assert after - before == size  # what was sent, and nothing else
 
 
 def test_a_remix_keeps_all_but_the_prompt_and_says_what_it_was_made_from(working: Working, done: Any):
