@@ -83,12 +83,13 @@ def count_storage(connection: Connection, *, now_us: int) -> None:
         return
     counted: dict[tuple[str, str], int] = defaultdict(int)
     whose = (assets.c.tenant, assets.c.show)
-    kept = select(*whose, func.sum(assets.c.size)).where(assets.c.created_us <= since_us).group_by(*whose)
+    here = assets.c.swept_us.is_(None)
+    kept = select(*whose, func.sum(assets.c.size)).where(here, assets.c.created_us <= since_us).group_by(*whose)
     for tenant, show, num_bytes in connection.execute(kept):
         counted[tenant, show] += int(num_bytes) * (now_us - since_us)
     newer = select(*whose, assets.c.size, assets.c.created_us)
     for tenant, show, num_bytes, created_us in connection.execute(
-        newer.where(assets.c.created_us > since_us, assets.c.created_us < now_us)
+        newer.where(here, assets.c.created_us > since_us, assets.c.created_us < now_us)
     ):
         counted[tenant, show] += num_bytes * (now_us - created_us)
     for whom, more in counted.items():

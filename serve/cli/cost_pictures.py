@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -107,7 +108,7 @@ def draw(table: CostTable, path: Path) -> None:
     money = FuncFormatter(lambda value, _: _axis(value, max(starts, default=0)))
     most = max(starts, default=0) or 1.0
     if days:
-        turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if len(rows) > 8 else {}
+        turned: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if len(rows) > 8 else {}
         axes.set_xticks(at, names, **turned)
         axes.yaxis.set_major_formatter(money)
         axes.set_ylim(0, most * 1.08)
