@@ -65,7 +65,7 @@ class LedgerShelf:
     def verify(self, row: AssetRow) -> Verified:
         blob = Blob(key=row.key, sha256=row.asset, size_bytes=row.size_bytes, media_type=row.media_type)
         try:
-            self.store.verify(blob)
+            self.store.verify(blob, reread=True)
         except (NotFound, DamagedAsset) as error:
             return Verified(asset=row.asset, size_bytes=row.size_bytes, whole=False, said=error.line())
         return Verified(asset=row.asset, size_bytes=row.size_bytes, whole=True, said=None)

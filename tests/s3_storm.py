@@ -83,6 +83,7 @@ def weathered(
     The keys of the person `farm` are in the environment.
     """
     began_s = time.monotonic()
+    home.mkdir(exist_ok=True)
     plain = S3Store(Place(bucket=BUCKET, prefix=f"{uuid4().hex}/", endpoint=server.endpoint))
     with ExitStack() as stack:
         through, broken = stack.enter_context(proxied(server))
