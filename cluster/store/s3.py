@@ -14,14 +14,14 @@ import os
 import threading
 from base64 import b64decode
 from binascii import Error as NoBase64
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from cluster import disk, faults
@@ -48,9 +48,6 @@ class S3Store:
         self._place = place
         self._client = place.client()
         self._signer = place.client(place.public) if place.public else self._client
-        self._transfer = TransferConfig(
-            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=AT_ONCE
-        )
         self._can: Capabilities | None = None
         self._probing = threading.Lock()
 
@@ -132,17 +129,51 @@ class S3Store:
 
     @faults.at("store.fetch")
     def fetch(self, key: str, to: Path) -> None:
-        def download(to: Path) -> None:
-            try:
-                self._client.download_file(self._place.bucket, self._at(key), str(to), Config=self._transfer)
-            except Boto3Error as error:  # its own tries are spent
-                raise StoreUnavailable(f"{self.name}: reading {key} was tried in vain: {error}") from error
-
+        head = self._head(key)
+        if head is None:
+            raise NotFound(f"no such asset: {key}")
+        digest = hashlib.sha256()
         with disk.errors(to.parent), disk.whole_file(to) as temporary:
-            with errors(self._place, f"reading {key}", missing=f"no such asset: {key}"):
-                download(temporary)
-            if sha256_of_key(key) not in (None, disk.sha256_of(temporary)):
+            with temporary.open("wb") as writer:
+                for data in self._parts(key, head["ContentLength"]):
+                    digest.update(data)
+                    writer.write(data)
+            if sha256_of_key(key) not in (None, digest.hexdigest()):
                 raise DamagedAsset(f"{key} does not match its address")
+
+    def _parts(self, key: str, size_bytes: int) -> Iterator[bytes]:
+        """All of the object, part by part; those that follow are under way meanwhile."""
+        doing, missing = f"reading {key}", f"no such asset: {key}"
+
+        def part(first: int) -> bytes:
+            last = min(first + PART_BYTES, size_bytes) - 1
+            asked: dict[str, Any] = {
+                "Bucket": self._place.bucket,
+                "Key": self._at(key),
+                "Range": f"bytes={first}-{last}",
+            }
+
+            def read() -> bytes:
+                with self._client.get_object(**asked)["Body"] as body:
+                    data: bytes = body.read()
+                return data
+
+            data = self._whole(read, doing, missing=missing)
+            if len(data) != last - first + 1:
+                raise DamagedAsset(f"{key} does not have its {size_bytes} bytes")
+            return data
+
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download") as pool:
+            under_way: deque[Future[bytes]] = deque()
+            try:
+                for first in range(0, size_bytes, PART_BYTES):
+                    under_way.append(pool.submit(part, first))
+                    if len(under_way) == AT_ONCE:
+                        yield under_way.popleft().result()
+                while under_way:
+                    yield under_way.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def exists(self, key: str) -> bool:
         return self._head(key) is not None
