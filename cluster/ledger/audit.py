@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 from cluster.ledger import schema
 from cluster.ledger.chains import bills
 from cluster.ledger.events import Event, WorkerEvent
-from cluster.ledger.replay import Attempt, Injected, Replay
+from cluster.ledger.replay import SUMMARY, Attempt, Injected, Replay
 from cluster.rates import cost_until
 from cluster.states import AttemptState
 
@@ -160,7 +160,7 @@ def _misbooked(log: Log, replay: Replay) -> Iterator[str]:
     owners = {
         e.job_id: (e.data["tenant"], e.data["show"])
         for e in log.events
-        if e.kind == "job.created" and "tenant" in e.data
+        if e.kind in ("job.created", SUMMARY) and "tenant" in e.data
     }
     owed: dict[tuple[str, str], int] = defaultdict(int)
     booked: dict[tuple[str, str], int] = defaultdict(int)

@@ -168,12 +168,15 @@ class Replay:
         self._summed[e.job_id] = self._last[e.job_id] = e.data["upto"]
         self._held |= {e.job_id} if e.data["held"] else set()
         self._canceled |= {e.job_id} if e.data["canceled"] else set()
+        tried: dict[str, list[str]] = defaultdict(list)
+        for attempt_id, one in e.data["attempts"].items():
+            tried[one["task_id"]].append(attempt_id)
         for task_id, was in e.data["tasks"].items():
             task = _Task(
                 e.job_id, was["key"], was["needs"], State(was["state"]), was["epoch"], was["ready_us"],
                 generation=was["generation"], failures=dict(was["failures"]), poison_stage=was["poison_stage"],
                 answers=Counter({was["generation"]: was["answers"]}), expansions=set(was["expansions"]),
-                gate=was["gate"],
+                gate=was["gate"], tried=tried[task_id],
             )  # fmt: skip
             self.tasks[task_id] = task
             self._by_key[e.job_id, task.key] = task_id

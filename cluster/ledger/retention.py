@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, null, or_, select, update
 
@@ -92,7 +93,8 @@ def sum_up(connection: Connection, job_id: str, *, before_us: int) -> bool:
     if replay.broken:
         raise DamagedLedger(f"{job_id} is not summed up: {replay.broken[0]}", remedy="run `farm ledger check`")
     e = events_table.c
-    data = {"num_events": len(log), **replay.summary(job_id)}
+    whose = {name: log[0].data[name] for name in ("tenant", "show") if name in log[0].data}
+    data: dict[str, Any] = {"num_events": len(log), **whose, **replay.summary(job_id)}
     summed = {"kind": SUMMARY, "data": data, "at_us": log[-1].at_us, "task_id": None, "attempt_id": None}
     connection.execute(update(events_table).where(e.job_id == job_id, e.seq == 1).values(**summed))
     gone = and_(e.job_id == job_id, e.seq > 1, e.kind.not_in(KEPT_EVENTS))
