@@ -93,7 +93,7 @@ def sum_up(connection: Connection, job_id: str, *, before_us: int) -> bool:
     if replay.broken:
         raise DamagedLedger(f"{job_id} is not summed up: {replay.broken[0]}", remedy="run `farm ledger check`")
     e = events_table.c
-    whose = {name: log[0].data[name] for name in ("tenant", "show") if name in log[0].data}
+    whose: dict[str, Any] = {name: log[0].data[name] for name in ("tenant", "show") if name in log[0].data}
     data: dict[str, Any] = {"num_events": len(log), **whose, **replay.summary(job_id)}
     summed = {"kind": SUMMARY, "data": data, "at_us": log[-1].at_us, "task_id": None, "attempt_id": None}
     connection.execute(update(events_table).where(e.job_id == job_id, e.seq == 1).values(**summed))
