@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from focus_data_toolkit.generators.versions.v1_2 import COLUMNS as COLUMNS_OF_1_2
 from focus_data_toolkit.model.validator import lint_focus_1_4_structure, load_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,6 +197,7 @@ def test_1_2_has_the_older_names_and_no_others(desk: LedgerDesk) -> None:
     assert new[0].keys() - old[0].keys() == gone
     assert old[0].keys() - new[0].keys() == {"ProviderName", "PublisherName", "CommitmentDiscountStatus"}
     assert [r["EffectiveCost"] for r in new] == [r["EffectiveCost"] for r in old]
+    assert {name for name in old[0] if not name.startswith("x_")} <= set(COLUMNS_OF_1_2)
     assert list(new[0])[-7:] == [name for name in new[0] if name.startswith("x_")]
 
 
