@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from cluster import disk, farm_lock
@@ -27,7 +28,9 @@ from cluster.store.s3_place import Place, read_keys
 
 READY_S = 60.0
 STOP_S = 15.0
-PARTS = ("master.port", "volume.port", "filer.port", "admin.port")
+PARTS = ("master.port", "volume.port", "filer.port")
+APART = 10_000
+"""Its workers look for the gRPC of its administration so far above the port of that, whatever they are told."""
 
 
 def has_one(settings: Settings) -> bool:
@@ -98,8 +101,12 @@ def running(
     log.mkdir(parents=True, exist_ok=True)
     path = log / "s3.log"
     for last_try in (False, True):
-        free = _free_ports(2 * len(PARTS) + 2, first=port)
+        free = _free_ports(2 * len(PARTS) + 2, port)
         inner = [f"-{part}{kind}={free.pop()}" for part in PARTS for kind in ("", ".grpc")]
+        admin = next(
+            one for one in (secrets.randbelow(30_000) + 20_000 for _ in count()) if _are_free(one, one + APART)
+        )
+        inner += [f"-admin.port={admin}", f"-admin.port.grpc={admin + APART}"]
         with path.open("ab") as output:
             child = subprocess.Popen(
                 [str(weed), f"-logdir={log}", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
@@ -152,11 +159,15 @@ def _keys(file: Path) -> tuple[str, str]:
     return found["aws_access_key_id"], found["aws_secret_access_key"]
 
 
-def _free_ports(count: int, *, first: int) -> list[int]:
-    """Ports that were all free just now; `first` comes first if it is one of them."""
+def _are_free(*ports: int) -> bool:
+    return sorted(_free_ports(len(ports), *ports)) == sorted(ports)
+
+
+def _free_ports(num_ports: int, *first: int) -> list[int]:
+    """Ports that were all free just now; `first` come first, where they are."""
     with ExitStack() as held:
         found = []
-        for wanted in (first, *[0] * (count - 1)):
+        for wanted in (*first, *[0] * (num_ports - len(first))):
             probe = held.enter_context(socket.socket())
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -38,7 +38,10 @@ class SeaweedFS:
         """Plain boto3."""
         keys: dict[str, Any] = {key.lower(): value for key, value in keys_of(name).items()}
         config = Config(signature_version="s3v4", s3={"addressing_style": "path"})
-        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", config=config, **keys)
+        client: S3Client = boto3.client(
+            "s3", endpoint_url=self.endpoint, region_name="us-east-1", config=config, **keys
+        )
+        return client
 
 
 @contextmanager

@@ -54,8 +54,8 @@ def test_a_gigabyte_goes_and_comes_as_with_plain_boto3(
         def put_plainly(other: str = other) -> None:
             plain.upload_file(str(film), BUCKET, other, Config=config)
 
-        with film.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with film.open("rb") as reader:
+            sha256 = hashlib.file_digest(reader, "sha256").hexdigest()
         key = f"acme/assets/sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"
 
         def get(key: str = key) -> None:
