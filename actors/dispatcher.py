@@ -20,9 +20,11 @@ from actors.grouped import Grouped
 from actors.lending import GROUP, Lender
 from actors.memory import Lease, Memory
 from actors.preemption import victims
+from actors.purser import Purser
 from actors.queue import Queue
 from actors.watchdog import Bounds, Health
 from cluster import faults
+from cluster.budgets import REASON as BUDGET
 from cluster.clock import Clock, to_datetime
 from cluster.errors import (
     DamagedAsset,
@@ -49,6 +51,7 @@ from cluster.store.port import Store, find_receipt, verify_receipt
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 ALIVE_EVERY_S = 5.0
+TICK_S = 1.0
 
 
 class _Claim(TypedDict):
@@ -92,9 +95,13 @@ class Dispatcher:
         self._meters = meters or Meters()
         self._meters.watch("farm_leases", self._num_leases)
         self._meters.watch("farm_heartbeat_lag_seconds", self._longest_silence)
+        self._purser = Purser(
+            ledger=ledger, clock=clock, heartbeat_s=settings.heartbeat_s, tick_s=TICK_S, cold_s=settings.stuck_s,
+            call=self._call,
+        )  # fmt: skip
         self._lender = Lender(
             ledger=ledger, store=store, clock=clock, lease_s=self._lease_s, queue=self._queue, memory=memory,
-            call=self._call, look=self._look, meters=self._meters,
+            purser=self._purser, call=self._call, look=self._look, meters=self._meters,
         )  # fmt: skip
 
     async def start(self) -> int:
@@ -114,7 +121,7 @@ class Dispatcher:
         say(log, "The dispatcher took a term.", action="dispatcher.start", term=self._term, running=len(self._leases))
         return self._term
 
-    async def run(self, tick_s: float = 1.0) -> None:
+    async def run(self, tick_s: float = TICK_S) -> None:
         """Expires leases, ends back-offs and looks for new work, about once a second, until it is cancelled."""
         while True:
             try:
@@ -141,7 +148,9 @@ class Dispatcher:
             await self._call(lambda: self._ledger.say_alive(self._term))
             self._alive_s = now_s
         await self._call(lambda: self._ledger.backoff_over(self._term))
-        await self._see_running()
+        rows = await self._see_running()
+        if await self._purser.look(self._term, rows, list(self._leases.values())):
+            self._queue.unbar()
         await self._see_draining()
         await self._look()
 
@@ -154,7 +163,8 @@ class Dispatcher:
             say(log, "A reaper's work failed.", action="dispatcher.reaper", error=error.line())
 
     async def poke(self) -> None:
-        """Somebody submitted or changed a job: look now, not in a second."""
+        """Somebody submitted or changed a job, or a budget: look now, not in a second."""
+        self._queue.unbar()
         await self._look()
 
     # What workers call
@@ -242,6 +252,7 @@ class Dispatcher:
                 return answer.value
             lease = self._leases.pop(report.attempt_id, None)
             self._queue.settled(report.task_id, now_s=self._clock.monotonic_s())
+            self._queue.unbar(report.tenant)
             say(log, "A report came in.", action="report", outcome=report.outcome.value, answer=answer.value)
             if lease is not None and answer is Answer.ACCEPTED:
                 self._ended(lease, AttemptState(report.outcome.value), report.failure)
@@ -310,7 +321,9 @@ class Dispatcher:
                     facts=report.facts,
                 )
             )
-        return await self._call(lambda: self._ledger.interrupt(self._term, **who, facts=report.facts))
+        lease = self._leases.get(report.attempt_id)
+        suspend = BUDGET if lease is not None and lease.stop == BUDGET else None
+        return await self._call(lambda: self._ledger.interrupt(self._term, **who, facts=report.facts, suspend=suspend))
 
     async def _commit(self, tenant: str, attempt_id: str, who: _Claim) -> Answer:
         """Commits by the receipt, which is verified before the transaction begins. A file that is gone was removed
@@ -386,6 +399,7 @@ class Dispatcher:
                     self._ended(lease, end, failure.value)
             self._leases.pop(lease.attempt_id, None)
             self._queue.settled(lease.task_id, now_s=self._clock.monotonic_s())
+            self._queue.unbar(lease.tenant)
             say(log, "An attempt was lost.", action="attempt.lost", why=why, answer=answer.value, found=bool(found))
 
     def _ended(self, lease: Lease, state: AttemptState, failure: str | None) -> None:
@@ -421,9 +435,10 @@ class Dispatcher:
                 await self._call(partial(self._ledger.drain, report.worker_id, reason=sick))
                 await self._see_draining()
 
-    async def _see_running(self) -> None:
+    async def _see_running(self) -> list[Any]:
         """What runs in the ledger is in memory, and the other way round: a reply of a lease, or of a person's cancel,
-        may have been lost on the way here. What only changed while the ledger was read is seen alike the next time."""
+        may have been lost on the way here. What only changed while the ledger was read is seen alike the next time.
+        Returns what the ledger said."""
         before = set(self._leases)
         rows = {row.attempt_id: row for row in await self._call(self._ledger.running)}
         strangers = rows.keys() - self._leases.keys() - before
@@ -434,6 +449,7 @@ class Dispatcher:
             lease = self._leases.get(attempt_id)
             if lease is not None and lease.stop is None:
                 lease.stop = "canceled"  # somebody canceled or held it in the ledger
+        return list(rows.values())
 
     def _keep(self, row: Any) -> None:
         self._memory.keep(row._mapping, now_s=self._clock.monotonic_s(), lease_s=self._lease_s)

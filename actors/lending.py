@@ -12,11 +12,13 @@ from actors.contract import Order, WorkerFacts
 from actors.grouped import Grouped
 from actors.memory import Memory
 from actors.orders import checkpoints, order_of
+from actors.purser import Purser
 from actors.queue import Queue
 from cluster.clock import Clock
 from cluster.errors import FarmError, StoreUnavailable
 from cluster.fit import last_trial
 from cluster.ledger.jobs import Job
+from cluster.ledger.leases import Held
 from cluster.ledger.ledger import Given, Ledger
 from cluster.logs import say
 from cluster.metrics import Meters
@@ -46,6 +48,7 @@ class Lender:
         lease_s: float,
         queue: Queue,
         memory: Memory,
+        purser: Purser,
         call: Callable[[Callable[[], Any]], Awaitable[Any]],
         look: Callable[[], Awaitable[None]],
         meters: Meters,
@@ -54,6 +57,7 @@ class Lender:
         self._ledger, self._store, self._clock, self._lease_s = ledger, store, clock, lease_s
         self._queue, self._memory, self._call, self._look = queue, memory, call, look
         self._meters = meters
+        self._purser = purser
         self._asks = Grouped(self._lend, most=GROUP)
 
     async def pick(self, worker: WorkerFacts, request_id: str, *, again: bool) -> Order | None:
@@ -86,8 +90,11 @@ class Lender:
             for n, (c, (worker, request_id, again)) in enumerate(zip(chosen, asks, strict=True))
             if c is not None or again
         }
+        reserves, found = self._purser.reserves, list[Any]()
         try:
-            found = await self._call(lambda: self._ledger.lease_all(self.term, list(wanted.values()))) if wanted else []
+            if wanted:
+                asked = list(wanted.values())
+                found = await self._call(lambda: self._ledger.lease_all(self.term, asked, reserves=reserves))
         except FarmError:
             for c in chosen:
                 if c is not None:
@@ -103,7 +110,9 @@ class Lender:
                 self._meters.count("farm_queue_wait_seconds_total", waited_s, role=role, tier=c.tier)
             elif c is not None:
                 self._queue.missed(c)
-            answers[n] = MISSED if got is None and c is not None else got
+            if isinstance(got, Held):
+                self._queue.bar(got, now_s=now_s)
+            answers[n] = MISSED if c is not None and (got is None or isinstance(got, Held)) else got
         self._memory.planned.clear()
         if self._queue.is_low:
             await self._look()

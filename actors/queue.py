@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.contract import WorkerFacts
+from cluster.ledger.leases import Held
 from cluster.ledger.ledger import Ledger
 from cluster.schedule import Balance, Candidate, Charge, ranked, within_show
 
 WINDOW = 64  # ready tasks of one (job, requirement) that are read at once
 FEW = 16  # so many left of them: time to read more
 RECHECK_S = 10.0
+BARRED_S = 5.0
+"""Work that a budget had no room for is offered again after this, or when something of the tenant has ended."""
 RESORT_US = 60_000_000
 """A line is sorted anew so often, for tasks become due as time goes by."""
 
@@ -75,6 +78,8 @@ class Queue:
         self._charges: dict[str, tuple[Balance, Charge, float]] = {}  # by task
         self._taken: set[tuple[str, int]] = set()  # since a look began: it may not have seen that
         self._taken_before: set[tuple[str, int]] = set()
+        self._barred: dict[tuple[str, str], tuple[float, float]] = {}  # by (tenant, of whom): from which weight, until
+        self._offers_more = False
 
     def read(self, now_s: float) -> Look:
         """Blocks on the ledger: call it in a thread, one at a time."""
@@ -84,7 +89,8 @@ class Queue:
         return Look(rows, frozenset(read), self._ledger.ready_tasks(read, WINDOW) if read else [])
 
     def take_in(self, look: Look, *, now_s: float, now_us: int) -> bool:
-        """Puts what was read in the place of what was known. Whether there is anything new."""
+        """Puts what was read in the place of what was known. Whether there is anything new, or free again."""
+        self._let_in({k: v for k, v in self._barred.items() if v[1] > now_s})
         for job_id in self._jobs.keys() - look.jobs.keys():
             self._forget(job_id)
         self._shares = {f"{row.tenant}/{row.show}": row.share for row in look.jobs.values()}
@@ -108,12 +114,27 @@ class Queue:
             self._jobs[job_id] = job
             for requirement in job.ready:
                 self._line_up(job, requirement, now_us)
-        return bool(look.tasks)
+        is_new, self._offers_more = bool(look.tasks) or self._offers_more, False
+        return is_new
 
     @property
     def is_low(self) -> bool:
         """Whether a look is due: few tasks are left of a job that has more, or what was known was not true."""
         return bool(self._to_read)
+
+    def bar(self, held: Held, *, now_s: float) -> None:
+        """A budget has no room for a task of this weight: none under it that weighs as much is offered for a while."""
+        of = {"tenant": "", "show": held.subject}.get(held.scope, held.job_id)
+        weight, _ = self._barred.get((held.tenant, of), (held.weight, 0.0))
+        self._barred[held.tenant, of] = (min(weight, held.weight), now_s + BARRED_S)
+
+    def unbar(self, tenant: str | None = None) -> None:
+        """There may be room again, in budgets of the tenant or in any."""
+        self._let_in({} if tenant is None else {k: v for k, v in self._barred.items() if k[0] != tenant})
+
+    def _let_in(self, still: dict[tuple[str, str], tuple[float, float]]) -> None:
+        self._offers_more = self._offers_more or len(still) < len(self._barred)
+        self._barred = still
 
     def best(self, worker: WorkerFacts, *, fits: Callable[[Any], bool], now_us: int) -> Sequence[Candidate]:
         """What the worker may run, best first: one for each show, tier and requirement. `fits` looks at a row."""
@@ -129,7 +150,8 @@ class Queue:
 
     def waiting(self, tier: str) -> list[Any]:
         """The ready tasks of a tier, as rows, that are in memory."""
-        return [t for job in self._jobs.values() if job.row.tier == tier for line in job.ready.values() for t in line]
+        mine = [job for job in self._jobs.values() if job.row.tier == tier]
+        return [t for job in mine for line in job.ready.values() for t in line if not self._is_barred(job, t)]
 
     def take(self, candidate: Candidate, *, fleet: str, now_s: float, now_us: int) -> Any:
         """It is about to be leased to a worker of the fleet: nobody else is offered it, and its show is charged what it
@@ -183,12 +205,18 @@ class Queue:
         for _, head in line.heads:
             job = self._jobs[head.job_id]
             tasks = job.ready[requirement]
-            if fits(tasks[0]):
+            if fits(tasks[0]) and not self._is_barred(job, tasks[0]):
                 return head
-            other = next((t for t in tasks if fits(t)), None)
+            other = next((t for t in tasks if fits(t) and not self._is_barred(job, t)), None)
             if other is not None:
                 return _candidate(job.row, other)
         return None
+
+    def _is_barred(self, job: _Job, task: Any) -> bool:
+        if not self._barred:
+            return False
+        found = (self._barred.get((job.row.tenant, of)) for of in ("", job.row.show, job.row.id))
+        return any(one is not None and task.weight >= one[0] for one in found)
 
     def _line_up(self, job: _Job, requirement: Requirement, now_us: int) -> None:
         tasks = job.ready[requirement]

@@ -13,6 +13,7 @@ FarmError                       ours; BUG unless a subclass says otherwise
 |  |- Unauthenticated           no key, or none that is known
 |  |- Forbidden                 the key may not do this
 |  |- Unreadable                a body that is not what it says it is
+|  |- OverBudget                a budget has no room for what it is estimated to cost
 |  |- Unsupported               well said, but this model or farm cannot do it
 |  |- TooLarge                  a body with more bytes than anybody needs
 |  |- TooSlow                   a body, or a result, that did not come in time
@@ -147,6 +148,10 @@ class Forbidden(UserMistake):
 
 class Unreadable(UserMistake):
     code = "invalid_body"
+
+
+class OverBudget(UserMistake):
+    code = "budget_exceeded"
 
 
 class Unsupported(UserMistake):

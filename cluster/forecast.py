@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.rates import HOUR_US
-from cluster.timing import Pace, Paces
+from cluster.timing import RECENT, Pace, Paces
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +87,8 @@ def forecast(kinds: Sequence[Kind], *, paces: Paces, crews: Iterable[Crew], unkn
     """Of work whose kinds follow one another. `before` is of the first role; `unknown` does what nobody ever did."""
     there = list(crews)
     steps = tuple(
-        _step(kind, paces.of(kind.step, kind.model, kind.shape), _crew(kind, there, unknown)) for kind in kinds
+        _step(kind, paces.of(kind.step, kind.model, kind.shape, kind.predicted_s), _crew(kind, there, unknown))
+        for kind in kinds
     )
     return Forecast(
         steps=steps,
@@ -117,13 +118,15 @@ def _step(kind: Kind, pace: Pace, crew: Crew) -> Step:
 
 
 def _of_many(kind: Kind, pace: Pace, count: int) -> Span:
-    """Seconds of so many tasks one after the other. The median of a sum is near the sum of means, not of medians."""
+    """Seconds of so many tasks, one after the other. The median of a sum is near the sum of means, not of medians; how
+    busy a machine is now says little of a hundred tasks."""
     above = pace.p95 - pace.p50
     if pace.num_samples == 0:
         return Span(p50=pace.p50, p95=pace.p95).times(kind.predicted_s * count)
     p50 = pace.p50 if count == 1 else pace.mean * count
     spread = above * math.sqrt(count + count * (count - 1) / pace.num_samples)
-    return Span(p50=p50, p95=p50 + spread).times(kind.predicted_s)
+    passes = (1 + (pace.drift - 1) * min(1.0, RECENT / max(1, count))) / pace.drift
+    return Span(p50=p50, p95=p50 + spread).times(kind.predicted_s * passes)
 
 
 def _crew(kind: Kind, crews: Sequence[Crew], unknown: Crew) -> Crew:

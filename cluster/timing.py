@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MIN_SAMPLES = 3
+MOST_SAMPLES = 100
+"""Of a kind: older ones tell of another machine."""
+RECENT = 5
+"""So many attempts say how busy a machine is now."""
+MOST_DRIFT = 8.0
+Kind = tuple[str | None, ...]
+"""(step, model), or (step, model, shape)."""
 LENGTHENS = ("width_px", "height_px", "num_frames", "num_steps", "num_shots")
 """Of all that is asked of a task: what decides how long it takes, as far as is known."""
 
@@ -57,29 +64,84 @@ class Pace:
     p50: float = 1.0
     p95: float = 3.0
     num_samples: int = 0
+    drift: float = 1.0  # the part of it which the newest attempts alone tell of, and which may pass
 
 
 class Paces:
-    """What attempts have taught, as narrowly as there are a few of them: by shape, else by model and step."""
+    """What attempts have taught, as narrowly as there are a few of them: by shape, else by step and model.
+
+    `samples` come newest first. A machine that is shared is slower now than it was: what the newest attempts of a step
+    and model took, each against its own shape, counts for all of its shapes (`_drifts`). For a shape that nobody has
+    seen, seconds grow in a straight line with what was predicted, from a base that all shapes share.
+    """
 
     def __init__(self, samples: Iterable[Sample]) -> None:
-        ratios: dict[tuple[str | None, ...], list[float]] = defaultdict(list)
-        for one in samples:
-            if one.predicted_s > 0:
-                for kind in ((one.step, one.model), (one.step, one.model, one.shape)):
+        ratios: dict[Kind, list[float]] = defaultdict(list)
+        known = [one for one in samples if one.predicted_s > 0]
+        for one in known:
+            for kind in ((one.step, one.model), (one.step, one.model, one.shape)):
+                if len(ratios[kind]) < MOST_SAMPLES:
                     ratios[kind].append(one.actual_s / one.predicted_s)
-        self._by_kind = {kind: _pace(found) for kind, found in ratios.items() if len(found) >= MIN_SAMPLES}
+        self._base = {kind: statistics.median(r) for kind, r in ratios.items() if len(r) >= MIN_SAMPLES}
+        self._ratios = {kind: ratios[kind] for kind in self._base}
+        self._drift, self._spread = self._drifts(known)
+        self._lines = self._fitted(known)
 
-    def of(self, step: str, model: str | None, shape: str | None) -> Pace:
-        known = self._by_kind
-        return known.get((step, model, shape)) or known.get((step, model)) or Pace()
+    def of(self, step: str, model: str | None, shape: str | None, predicted_s: float = 0.0) -> Pace:
+        """Of a task that was predicted to take so long."""
+        kind: Kind = (step, model, shape)
+        base = self._base.get(kind)
+        if base is None:
+            kind = (step, model)
+            line = self._lines.get(kind)
+            base = self._base.get(kind)
+            if base is not None and line is not None and predicted_s > 0:
+                base = max(line[0] + line[1] * predicted_s, 0.0) / predicted_s or base
+        if base is None:
+            return Pace()
+        ratios, spread = self._ratios[kind], self._spread.get(kind, [])
+        drift = self._drift.get((step, model), 1.0)
+        p50 = base * drift
+        above = _p95(spread) if len(spread) >= MIN_SAMPLES else _p95(ratios) / statistics.median(ratios)
+        mean = statistics.fmean(ratios) / statistics.median(ratios)
+        return Pace(mean=p50 * mean, p50=p50, p95=p50 * max(1.0, above), num_samples=len(ratios), drift=drift)
+
+    def _drifts(self, known: Sequence[Sample]) -> tuple[dict[Kind, float], dict[Kind, list[float]]]:
+        """By step and model, how much slower its newest attempts were than their shapes are; and by kind, what each
+        attempt took against what would have been said of it then."""
+        against: dict[Kind, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
+        spread: dict[Kind, list[float]] = defaultdict(list)
+        for one in reversed(known):
+            group, kind = (one.step, one.model), (one.step, one.model, one.shape)
+            base = self._base.get(kind)
+            if base:
+                slower = one.actual_s / one.predicted_s / base
+                then = _typical(against[group])
+                for of in (group, kind):
+                    spread[of].append(slower / then)
+                against[group].append(slower)
+        return {group: _typical(some) for group, some in against.items()}, spread
+
+    def _fitted(self, known: Sequence[Sample]) -> dict[Kind, tuple[float, float]]:
+        """By step and model (seconds of nothing, seconds by predicted second): least squares through the shapes."""
+        points: dict[Kind, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for one in known[:MOST_SAMPLES]:
+            points[one.step, one.model][one.predicted_s].append(one.actual_s)
+        found = {}
+        for kind, by_predicted in points.items():
+            if len(by_predicted) >= 2:
+                medians = [statistics.median(some) for some in by_predicted.values()]
+                slope, base = statistics.linear_regression(list(by_predicted), medians)
+                found[kind] = (base, slope) if slope > 0 else (statistics.fmean(medians), 0.0)
+        return found
 
 
-def _pace(ratios: Sequence[float]) -> Pace:
-    twentieths = statistics.quantiles(ratios, n=20, method="inclusive")
-    return Pace(
-        mean=statistics.fmean(ratios), p50=statistics.median(ratios), p95=twentieths[-1], num_samples=len(ratios)
-    )
+def _typical(slower: Sequence[float]) -> float:
+    return min(max(statistics.median(slower), 1 / MOST_DRIFT), MOST_DRIFT) if len(slower) >= MIN_SAMPLES else 1.0
+
+
+def _p95(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=20, method="inclusive")[-1]
 
 
 def left_s(ahead: Sequence[Ahead], *, ratios: Mapping[str, float], workers: Mapping[str, int]) -> float:

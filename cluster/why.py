@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from cluster.budgets import REASON, Budget, Need, granted
 from cluster.errors import FailureClass
 from cluster.failures import BUDGET
 from cluster.fit import Asked, Place, blocked, unfit
+from cluster.rates import usd
 from cluster.states import DONE, State
 from cluster.timing import Ahead, left_s, span
 
@@ -28,6 +30,7 @@ class Predicate(StrEnum):
     INPUT = "input"
     JOB_HELD = "job_held"
     JOB_CANCELED = "job_canceled"
+    BUDGET = "budget"
     SUSPENDED = "suspended"
     BACKOFF = "backoff"
     REVIEW = "review"
@@ -80,6 +83,9 @@ class Snapshot:
     ahead: tuple[Work, ...] = ()  # ready tasks for the same workers that come first by tier and priority
     ratios: Mapping[str, float] = field(default_factory=dict)  # of `timing.learned`
     farm_runs: bool | None = None  # None: not to be seen from here
+    budgets: tuple[Budget, ...] = ()  # above it
+    need: Need | None = None  # what it asks of them
+    now_us: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +188,8 @@ def _holds(seen: Snapshot) -> Iterator[Hold]:
         yield Hold(what=Predicate.JOB_CANCELED, text="its job is canceled", remedy=f"farm requeue {task.name}")
     if seen.held:
         yield Hold(what=Predicate.JOB_HELD, text="its job is on hold", remedy=f"farm release {seen.job_id}")
-    if task.state is State.SUSPENDED:
+    yield from _budgets(seen)
+    if task.state is State.SUSPENDED and task.reason != REASON:
         because = f": {task.reason}" if task.reason else ""
         yield Hold(
             what=Predicate.SUSPENDED, text=f"the task itself is on hold{because}", remedy=f"farm release {task.name}"
@@ -209,6 +216,26 @@ def _holds(seen: Snapshot) -> Iterator[Hold]:
             eta_s=_rest_s(twin, seen.ratios),
         )
     yield from _workers(seen)
+
+
+def _budgets(seen: Snapshot) -> Iterator[Hold]:
+    """Each budget that has no room for it, by the rule of a lease."""
+    for budget in seen.budgets:
+        purse, spec = budget.purse(), budget.spec
+        if seen.need is None or not (purse.blocks or granted([purse], seen.need) is purse):
+            continue
+        name, cap = f"{spec.scope} {spec.subject}".strip(), f"${usd(spec.cap_nano):.4f}"
+        spent, reserved = (f"${usd(nano):.4f}" for nano in (budget.spent_nano, budget.reserved_nano))
+        text = f"the budget of {name} has no room for it: {spent} of {cap} spent, {reserved} reserved by what runs"
+        if purse.blocks:
+            text = f"the budget of {name} lets nothing start ({budget.acting}): {spent} of {cap} spent"
+        waits = purse.blocks or not budget.reserved_nano
+        yield Hold(
+            what=Predicate.BUDGET,
+            text=text,
+            eta_s=None if budget.until_us is None else max(0.0, (budget.until_us - seen.now_us) / 1e6),
+            remedy=f"farm budget set {name} --cap USD" if waits else None,
+        )
 
 
 def _inputs(seen: Snapshot) -> Iterator[Hold]:
@@ -311,7 +338,8 @@ def _could(asked: Asked, place: Place) -> bool:
 def _queue(seen: Snapshot, fitting: Sequence[Here]) -> Iterator[Hold]:
     busy = [here for here in fitting if here.running]
     if len(busy) < len(fitting) and not seen.ahead:
-        if seen.task.state is State.READY and seen.twin is None and not (seen.held or seen.canceled):
+        capped = any(_budgets(seen))
+        if seen.task.state is State.READY and seen.twin is None and not (seen.held or seen.canceled or capped):
             yield Hold(what=Predicate.DISPATCH, text="a free worker asks for it at any moment", eta_s=TICK_S)
         return
     running = [_ahead(work, seen.ratios) for here in busy for work in here.running]

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from cluster import farm_lock
-from cluster.errors import NotFound
+from cluster.budgets import DEFAULT, Budget, BudgetSpec, Scope, Threshold
+from cluster.errors import InvalidInput, NotFound
+from cluster.ledger import budgets as budget_rows
 from cluster.ledger import names, outcomes, rosters, views
 from cluster.ledger.jobs import Job
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.outcomes import Sight
 from cluster.ledger.upkeep import file_of
+from cluster.rates import NANO
 from cluster.settings import Settings
 from cluster.states import JobState, State
 from serve import clerk, deeds, inquiry, naming
 from serve.costs import CostsAsked, CostTable, cost_table
+from serve.foresight import Foresight, estimated
 from serve.office import Order
-from serve.rows import Deed, EventPage, JobCard, JobRow, JobWhy, Named, Page, ReasonRow, ShowRow, TaskRow, Workers
+from serve.rows import (
+    BudgetAsked,
+    BudgetCard,
+    BudgetRow,
+    Deed,
+    EventPage,
+    JobCard,
+    JobRow,
+    JobWhy,
+    Named,
+    Page,
+    ReasonRow,
+    ShowRow,
+    TaskRow,
+    Workers,
+)
 
 EVENTS = 1_000
 """At most so many in one page."""
@@ -35,6 +55,7 @@ class Books:
     farm_runs: bool | None
     tenant: str
     sight: Sight = field(default_factory=Sight)
+    foresight: Callable[[], Foresight] | None = None
 
     @property
     def live_us(self) -> int | None:
@@ -71,13 +92,17 @@ class Books:
         return Page(data=rows, last_id=rows[-1].job if rows else None, has_more=len(lines) > limit)
 
     def job(self, job_id: str) -> JobCard:
-        found, live_us, now_us = self._job(job_id), self.live_us, self.ledger.clock.now_us()
+        live_us, now_us = self.live_us, self.ledger.clock.now_us()
+        found = self._job(job_id)
+        outcome = self.ledger.view(lambda c: outcomes.of_jobs(c, [found]))[0]
+        seen = None if found.over or self.foresight is None else self.foresight()
+        estimate = estimated(seen, outcome)
         nano = self.ledger.view(lambda c: views.nano_by_kind(c, job_id, live_us))
         files = self.ledger.view(lambda c: views.job_files(c, job_id))
         running = self.ledger.view(
             lambda c: views.task_list(c, job_id, states=[State.RUNNING], now_us=now_us, live_us=live_us)
         )
-        return clerk.job_card(found, nano=nano, running=running, files=files)
+        return clerk.job_card(found, estimate=estimate, nano=nano, running=running, files=files)
 
     def tasks(self, job_id: str, *, states: Collection[State]) -> list[TaskRow]:
         return self.task_page(job_id, states=states, limit=None, after=None).data
@@ -128,14 +153,57 @@ class Books:
         lines = self.ledger.view(
             lambda c: rosters.show_list(c, tenant=self.sight.tenant, show=self.sight.show)
         )  # fmt: skip
-        return [clerk.show_row(line) for line in lines]
+        left = self._left(self.sight.tenant)
+        return [clerk.show_row(line, left(line.tenant, line.name)) for line in lines]
 
     def show(self, name: str) -> ShowRow:
         seen = self.sight.show in (None, name)
         lines = self.ledger.view(lambda c: rosters.show_list(c, tenant=self.tenant, show=name))
         if not lines or not seen:
             raise NotFound("no such show", field="show", remedy="`farm shows` lists them")
-        return clerk.show_row(lines[0])
+        return clerk.show_row(lines[0], self._left(self.tenant)(self.tenant, name))
+
+    def budgets(self) -> list[BudgetRow]:
+        found = self.ledger.budgets(self.sight.tenant, self.sight.show)
+        return [clerk.budget_row(budget) for budget in found]
+
+    def budget(self, budget_id: str) -> BudgetCard:
+        found = self._budget(budget_id)
+        return clerk.budget_card(found, self.ledger.view(lambda c: budget_rows.history(c, found.id)))
+
+    def set_budget(self, asked: BudgetAsked) -> BudgetRow:
+        given = None if asked.thresholds is None else [Threshold(at=x.at, action=x.action) for x in asked.thresholds]
+        try:
+            cap_nano = int(Decimal(asked.cap_usd) * NANO)
+        except (ArithmeticError, ValueError) as error:
+            raise InvalidInput(f"{asked.cap_usd!r} is no amount of dollars", field="cap_usd") from error
+        spec = BudgetSpec(
+            tenant=self.tenant, scope=asked.scope, subject=asked.subject, cap_nano=cap_nano, period=asked.period,
+            thresholds=DEFAULT if given is None else tuple(given), currency=asked.currency,
+        )  # fmt: skip
+        return clerk.budget_row(self.ledger.set_budget(spec))
+
+    def remove_budget(self, budget_id: str) -> BudgetRow:
+        found = self._budget(budget_id)
+        self.ledger.remove_budget(found.spec.tenant, found.id)
+        return clerk.budget_row(found)
+
+    def _budget(self, budget_id: str) -> Budget:
+        for one in self.ledger.budgets(self.sight.tenant, self.sight.show):
+            if one.id == budget_id:
+                return one
+        raise NotFound("no such budget", field="budget", remedy="`farm budget ls` lists them")
+
+    def _left(self, tenant: str | None) -> Callable[[str, str], int | None]:
+        """By tenant and show, the least that the budgets above it have left."""
+        found = self.ledger.budgets(tenant)
+
+        def left(of: str, show: str) -> int | None:
+            above = ((Scope.TENANT, ""), (Scope.SHOW, show))
+            mine = [b.left_nano for b in found if b.spec.tenant == of and (b.spec.scope, b.spec.subject) in above]
+            return min(mine, default=None)
+
+        return left
 
     def perform(self, order: Order) -> Deed:
         self._job(order.where.job)

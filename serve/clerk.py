@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from cluster.budgets import CURRENCY, Budget
 from cluster.clock import to_datetime
 from cluster.collector import Found
 from cluster.ledger.events import Event
@@ -18,7 +19,11 @@ from cluster.rates import usd
 from cluster.why import Explanation
 from serve.rows import (
     AssetRow,
+    BudgetCard,
+    BudgetEvent,
+    BudgetRow,
     Collected,
+    Estimated,
     EventRow,
     HoldRow,
     JobCard,
@@ -29,6 +34,7 @@ from serve.rows import (
     Running,
     ShowRow,
     TaskRow,
+    ThresholdRow,
     WorkerRow,
 )
 
@@ -76,10 +82,16 @@ def job_rows(lines: Iterable[JobLine]) -> list[JobRow]:
 
 
 def job_card(
-    job: Job, *, nano: Mapping[str, int], running: Iterable[TaskLine], files: Iterable[tuple[str, Mapping[str, Any]]]
+    job: Job,
+    *,
+    estimate: Estimated | None,
+    nano: Mapping[str, int],
+    running: Iterable[TaskLine],
+    files: Iterable[tuple[str, Mapping[str, Any]]],
 ) -> JobCard:
     return JobCard(
         **_of_job(job, sum(nano.values())),
+        estimate=estimate,
         cost_by_kind_usd={kind: money(n) for kind, n in nano.items()},
         running=[task_row(job.id, line) for line in running],
         files=[{"task": key, **file} for key, file in files],
@@ -168,7 +180,7 @@ def reason_row(job_id: str, key: str, found: Explanation) -> ReasonRow:
     )
 
 
-def show_row(line: ShowLine) -> ShowRow:
+def show_row(line: ShowLine, left_nano: int | None = None) -> ShowRow:
     return ShowRow(
         show=line.name,
         tenant=line.tenant,
@@ -177,7 +189,64 @@ def show_row(line: ShowLine) -> ShowRow:
         waiting=line.num_waiting,
         jobs=line.num_jobs,
         spent_usd=money(line.nano),
+        budget_left_usd=None if left_nano is None else money(left_nano),
     )
+
+
+def budget_row(budget: Budget) -> BudgetRow:
+    return BudgetRow(**_of_budget(budget))
+
+
+def budget_card(budget: Budget, log: Iterable[Any]) -> BudgetCard:
+    """`log` are rows of its events."""
+    told = [
+        BudgetEvent(at=at(row.at_us), event=row.kind.removeprefix("budget."), text=_told(row.kind, row.data),
+                    data=row.data)
+        for row in log
+    ]  # fmt: skip
+    return BudgetCard(**_of_budget(budget), log=told)
+
+
+def _of_budget(budget: Budget) -> dict[str, Any]:
+    spec = budget.spec
+    return {
+        "budget": budget.id,
+        "tenant": spec.tenant,
+        "scope": spec.scope,
+        "subject": spec.subject,
+        "currency": CURRENCY,
+        "cap_usd": money(spec.cap_nano),
+        "spent_usd": money(budget.spent_nano),
+        "reserved_usd": money(budget.reserved_nano),
+        "left_usd": money(budget.left_nano),
+        "used": round(budget.spent_nano / spec.cap_nano, 4) if spec.cap_nano else None,
+        "period": spec.period,
+        "period_began": at(budget.from_us) if budget.from_us else None,
+        "period_ends": _at(budget.until_us),
+        "thresholds": [ThresholdRow(at=one.at, action=one.action) for one in spec.thresholds],
+        "acting": budget.acting,
+        "created": at(budget.created_us),
+        "changed": at(budget.changed_us),
+    }
+
+
+def _told(kind: str, data: Mapping[str, Any]) -> str:
+    """An event of a budget, as a sentence."""
+
+    def dollars(name: str) -> str:
+        return f"${usd(data[name]):.4f}"
+
+    match kind:
+        case "budget.set":
+            return f"to {dollars('cap_nano')}, {data['period']}; {dollars('spent_nano')} were spent by then"
+        case "budget.reached":
+            why = ": work had to stop" if data["full"] else ""
+            return f"{data['action']} at {data['at']:.0%}: {dollars('spent_nano')} of {dollars('cap_nano')}{why}"
+        case "budget.stop":
+            return f"{data['attempt']} had to stop at its next checkpoint"
+        case "budget.turn":
+            return f"a new month; {dollars('spent_nano')} of {dollars('cap_nano')} in the one before"
+    return "taken away"
 
 
 def key_row(key: Key) -> KeyRow:

@@ -21,6 +21,7 @@ from serve import envelope
 from serve.chats import ChatDesk
 from serve.farm import (
     assets,
+    budgets,
     cost_export,
     costs,
     estimates,
@@ -47,7 +48,7 @@ ABOUT = (
     "Video and pictures by the shapes of OpenAI's clients; whatever is accepted is done, once. Every answer has an "
     "`x-request-id`. A request for work may be sent again with the same `Idempotency-Key`: it is the same job."
 )
-OPERATING = (assets, jobs, follow, tasks, workers, shows, keys, names, metrics)
+OPERATING = (assets, jobs, follow, tasks, workers, shows, budgets, keys, names, metrics)
 """What operators ask and tell the farm."""
 
 

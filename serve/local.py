@@ -25,7 +25,7 @@ from cluster import settings as settings_module
 from cluster.errors import FarmError, InvalidInput, StoreFull, Unavailable
 from cluster.graph import TaskSpec
 from cluster.ledger import films
-from cluster.ledger.jobs import JobSpec
+from cluster.ledger.jobs import JobSpec, Terms
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.rates import usd
@@ -40,6 +40,7 @@ from pipelines.recipes import film as film_recipe
 from pipelines.recipes import image as image_recipe
 from serve.crew import fleet_of
 from serve.finished import RESULTS, Finished, files_of, marks, why_not
+from serve.foresight import Foresight
 from serve.revision import RECIPE, Editor, film_named
 from serve.watch import OnUpdate, Update, Watch
 
@@ -212,8 +213,13 @@ class Farm:
             recipe=recipe, version=version, title=title[:200], spec=spec, tier="interactive",
             tenant=self.settings.tenant, show=self.settings.show,
         )  # fmt: skip
-        film_id = self.ledger.submit_film(job, graph)[0] if recipe == RECIPE else None
-        job_id = self.ledger.submit(job, graph)[0] if film_id is None else self._newest(film_id)
+        whole = graph
+        if any(task.expands for task in graph):
+            whole = graph + film_recipe.to_come(film_recipe.Brief.from_json(spec), self.catalog)
+        seen = Foresight.of_ledger(self.ledger, self.settings)
+        terms = Terms(estimate=seen.of_graph(whole, tier=job.tier))
+        film_id = self.ledger.submit_film(job, graph, terms)[0] if recipe == RECIPE else None
+        job_id = self.ledger.submit(job, graph, terms)[0] if film_id is None else self._newest(film_id)
         return self._see_through(film_id, job_id, title, out, on_update, expected, began_s, began_us)
 
     def _go_on(self, text: str, out: Path, on_update: OnUpdate | None) -> Finished:

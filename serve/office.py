@@ -13,7 +13,21 @@ from typing import Protocol
 
 from cluster.states import JobState, State
 from serve.costs import CostsAsked, CostTable
-from serve.rows import Deed, EventPage, JobCard, JobRow, JobWhy, Named, ReasonRow, ShowRow, TaskRow, Workers
+from serve.rows import (
+    BudgetAsked,
+    BudgetCard,
+    BudgetRow,
+    Deed,
+    EventPage,
+    JobCard,
+    JobRow,
+    JobWhy,
+    Named,
+    ReasonRow,
+    ShowRow,
+    TaskRow,
+    Workers,
+)
 
 
 class Verb(StrEnum):
@@ -84,3 +98,11 @@ class Office(Protocol):
     def set_share(self, name: str, share: float) -> ShowRow: ...
 
     def costs(self, asked: CostsAsked) -> CostTable: ...
+
+    def budgets(self) -> list[BudgetRow]: ...
+
+    def budget(self, budget_id: str) -> BudgetCard: ...
+
+    def set_budget(self, asked: BudgetAsked) -> BudgetRow: ...
+
+    def remove_budget(self, budget_id: str) -> BudgetRow: ...

@@ -81,6 +81,9 @@ class Remote:
     def put(self, path: str, body: Ask) -> Any:
         return self._once("PUT", path, json=dict(body))
 
+    def delete(self, path: str) -> Any:
+        return self._once("DELETE", path)
+
     def submit(self, path: str, body: Ask, *, name: str, wanted: str | None = None) -> Any:
         """Asks for work. It may be sent more than once: by its `name` it is one job. `wanted` is a Prefer."""
         headers = {"Idempotency-Key": name, **({"Prefer": wanted} if wanted else {})}

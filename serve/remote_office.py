@@ -18,6 +18,9 @@ from serve.office import Order
 from serve.remote import Remote
 from serve.rows import (
     AssetRow,
+    BudgetAsked,
+    BudgetCard,
+    BudgetRow,
     Collected,
     Deed,
     EventPage,
@@ -99,6 +102,18 @@ class RemoteOffice:
 
     def set_share(self, name: str, share: float) -> ShowRow:
         return read(ShowRow, self._remote.put(f"/v1/shows/{quote(name)}", {"share": share}))
+
+    def budgets(self) -> list[BudgetRow]:
+        return read(Page[BudgetRow], self._remote.get("/v1/budgets")).data
+
+    def budget(self, budget_id: str) -> BudgetCard:
+        return read(BudgetCard, self._remote.get(f"/v1/budgets/{budget_id}"))
+
+    def set_budget(self, asked: BudgetAsked) -> BudgetRow:
+        return read(BudgetRow, self._remote.put("/v1/budgets", asked.plain()))
+
+    def remove_budget(self, budget_id: str) -> BudgetRow:
+        return read(BudgetRow, self._remote.delete(f"/v1/budgets/{budget_id}"))
 
     def perform(self, order: Order) -> Deed:
         where = order.where

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster.budgets import Action, Period, Scope
 from cluster.states import JobState, State
 
 R = TypeVar("R")
@@ -79,9 +80,59 @@ class TaskRow(Row):
     cost_usd: str
 
 
+class Seconds(Row):
+    p50: float = Field(description="The median")
+    p95: float = Field(description="What 19 of 20 stay below")
+
+
+class Dollars(Row):
+    p50: str
+    p95: str
+    currency: Literal["USD"] = "USD"
+
+
+class EstimatedStep(Row):
+    """Tasks of one kind. Dollars are tasks x predicted seconds x ratio x price of the worker."""
+
+    step: str
+    role: str
+    model: str | None
+    tasks: int
+    predicted_seconds: float = Field(description="Of each task, as its recipe says")
+    ratio: Seconds = Field(description="Actual over predicted seconds, learned from earlier attempts")
+    samples: int = Field(description="How many attempts that was learned from; 0: nothing is known, and p95 is a guess")
+    workers: int = Field(description="Who takes such tasks now; 0: nobody, the price is that of the last who did")
+    accelerator: str
+    accelerators: int = Field(description="Of each worker; 0: it is a cpu")
+    price_class: str
+    usd_per_hour: str = Field(description="Of a whole worker")
+    rate_card: str
+    accelerator_seconds: Seconds
+    cost: Dollars
+
+
+class Estimate(Row):
+    object: Literal["estimate"] = "estimate"
+    kind: str
+    wait_seconds: Seconds | None = Field(description="In the queue as it is now; null: nobody is here who could begin")
+    seconds: Seconds = Field(description="From its beginning to its end")
+    accelerator_seconds: Seconds
+    cost: Dollars
+    steps: list[EstimatedStep]
+
+
+class Estimated(Row):
+    """What a job is likely to cost in all, and to take: of one that runs, from now to its end."""
+
+    cost: Dollars
+    seconds: Seconds
+    made: Literal["at submit", "while it runs"]
+
+
 class JobCard(JobRow):
     """All about one job."""
 
+    estimate: Estimated | None = Field(description="null: nothing was said at its submit")
     cost_by_kind_usd: dict[str, str] = Field(description="`running` is what is not booked yet")
     running: list[TaskRow]
     files: list[dict[str, Any]]
@@ -208,6 +259,58 @@ class ShowRow(Row):
     waiting: int = Field(description="Tasks that are ready, or wait for others or to be tried again")
     jobs: int = Field(description="That are not over")
     spent_usd: str = Field(description="Of all its jobs, as far as it is booked")
+    budget_left_usd: str | None = Field(
+        default=None, description="The least that its own budget and its tenant's have left; null: it has none"
+    )
+
+
+class ThresholdRow(Row):
+    at: float = Field(description="Of the cap")
+    action: Action
+
+
+class BudgetAsked(Row):
+    """A budget as somebody wants it; `thresholds` None: the usual ones."""
+
+    scope: Scope
+    subject: str = ""
+    cap_usd: str
+    currency: str = "USD"
+    period: Period = Period.TOTAL
+    thresholds: list[ThresholdRow] | None = None
+
+
+class BudgetRow(Row):
+    budget: str
+    tenant: str
+    scope: Scope
+    subject: str = Field(description="A show's name, or a film's id; empty: the tenant")
+    currency: str = "USD"
+    cap_usd: str
+    spent_usd: str = Field(description="Booked, in this period")
+    reserved_usd: str = Field(description="By what runs, beyond what is booked of it")
+    left_usd: str = Field(description="Below zero: so far past its cap it is, or was when the cap was set")
+    used: float | None = Field(description="Spent, of the cap; null: the cap is zero")
+    period: Period
+    period_began: str | None
+    period_ends: str | None
+    thresholds: list[ThresholdRow]
+    acting: Action | None = Field(description="The gravest of the thresholds that were reached")
+    created: str
+    changed: str
+
+
+class BudgetEvent(Row):
+    at: str
+    event: str
+    text: str
+    data: dict[str, Any]
+
+
+class BudgetCard(BudgetRow):
+    """One budget, and what happened to it, the newest first."""
+
+    log: list[BudgetEvent]
 
 
 class KeyRow(Row):

@@ -26,6 +26,7 @@ from cluster.timing import Paces, learned
 from serve.chats import ChatDesk, Places, TokenMeter
 from serve.egress import EgressMeter
 from serve.feed import Feed
+from serve.foresight import Foresight, nobody_yet
 from serve.guard import Guard
 from serve.scrape import Scrape
 
@@ -132,6 +133,19 @@ class Service:
         if self.desk is not None:
             with contextlib.suppress(FarmError):
                 self.desk.poke()
+
+    def foresight(self) -> Foresight:
+        """By the queue as it was a moment ago. Raises LedgerUnavailable."""
+        backlog = self.queue.look()
+        unknown = nobody_yet(self.settings, self.ledger.clock.now_us())
+        return Foresight(backlog=backlog, paces=self.queue.paces, crews=self.queue.crews, unknown=unknown)
+
+    def foresight_now(self) -> Foresight | None:
+        """None while the ledger does not answer."""
+        try:
+            return self.foresight()
+        except Unavailable:
+            return None
 
     def queue_now(self) -> Backlog | None:
         """None while the ledger does not answer."""

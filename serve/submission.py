@@ -65,7 +65,8 @@ async def submit(
 
     Expired: the job of this key was deleted since.
     """
-    spec, terms = accepted(caller, asked, job)
+    estimate = await off_the_loop(lambda: service.foresight().of_graph(graph, tier=job.tier))
+    spec, terms = accepted(caller, asked, job, estimate)
     job_id, created = await off_the_loop(lambda: service.ledger.submit(spec, graph, terms))
     try:
         sight = caller.sight(spec.recipe)
@@ -86,7 +87,7 @@ def deleted_since() -> Expired:
     )
 
 
-def accepted(caller: Caller, asked: Asked, job: JobSpec) -> tuple[JobSpec, Terms]:
+def accepted(caller: Caller, asked: Asked, job: JobSpec, estimate: Mapping[str, Any]) -> tuple[JobSpec, Terms]:
     """`job` as the work of this caller, and the terms on which the ledger takes it."""
     spec = dataclasses.replace(
         job,
@@ -100,6 +101,7 @@ def accepted(caller: Caller, asked: Asked, job: JobSpec) -> tuple[JobSpec, Terms
         most_in_flight_s=caller.key.in_flight_s,
         only_show=caller.key.show,
         same_since_us=asked.arrived_us - (RETRY_WINDOW_US if asked.retry else 0),
+        estimate=estimate,
     )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from cluster import faults
 from cluster.errors import InvalidInput, Unavailable
-from cluster.ledger.hooks import Message, Tried, topic
+from cluster.ledger.hooks import BUDGET_REACHED, Message, Tried, topic
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
 from cluster.metrics import Meters
@@ -46,6 +46,7 @@ TOPICS = {
         for word, state in WORDS.items()
     },
     "film.in_review": topic("pipelines.recipes.film", JobState.IN_REVIEW),
+    "budget.threshold_reached": BUDGET_REACHED,
 }
 """What the ledger calls an event, by its type."""
 TYPES = {name: kind for kind, name in TOPICS.items()}
@@ -117,7 +118,7 @@ class Deliverer:
 
     async def _tried(self, message: Message) -> Tried:
         kind = TYPES[message.topic]
-        about = f"{kind.partition('.')[0]}_{message.job_id.removeprefix('job_')}"
+        about = about_of(kind, message.job_id)
         body = event(message.id, kind, about, created_us=message.created_us)
         return await send(
             self._guard, message.url, message.secrets, message.id, body, now_us=self._ledger.clock.now_us()
@@ -134,6 +135,11 @@ class Deliverer:
         if time.monotonic() - self._tidied_s >= TIDY_S:
             self._tidied_s = time.monotonic()
             await asyncio.to_thread(self._ledger.forget_deliveries, older_s=KEPT_S)
+
+
+def about_of(kind: str, of: str) -> str:
+    """What an event is about, as its surface names it: a job by what it makes, a budget by itself."""
+    return f"{kind.partition('.')[0]}_{of.removeprefix('job_')}" if of.startswith("job_") else of
 
 
 async def send(guard: Guard, url: str, secrets: Sequence[str], event_id: str, body: bytes, *, now_us: int) -> Tried:

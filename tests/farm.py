@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from actors.contract import Beat, Engine, Order, Report, WorkerFacts
 from actors.dispatcher import Dispatcher
 from actors.worker import Worker
-from cluster.clock import SystemClock
+from cluster.clock import Clock, SystemClock
 from cluster.ledger.ledger import Ledger
 from cluster.rates import load_rate_card
 from cluster.settings import Settings
@@ -60,13 +60,14 @@ class InProcessFarm:
         lease_s: float = 30.0,
         lease_wait_s: float = 0.2,
         store: Store | None = None,
+        clock: Clock | None = None,
         **settings: float,
     ) -> None:
         self.home = home
         times = {"lease_s": lease_s, "lease_wait_s": lease_wait_s, "heartbeat_s": lease_s / 3}
         self.settings = Settings(home=home, **{**times, **settings})  # type: ignore[arg-type]
-        self.clock = SystemClock()
-        self.ledger = Ledger(f"sqlite:///{home / 'ledger.db'}")
+        self.clock = clock or SystemClock()
+        self.ledger = Ledger(f"sqlite:///{home / 'ledger.db'}", clock=self.clock)
         self.store = store or DirectoryStore(home / "store")
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -142,8 +143,10 @@ class InProcessFarm:
 
 
 @contextmanager
-def in_process_farm(home: Path, *, store: Store | None = None, **settings: float) -> Iterator[InProcessFarm]:
-    farm = InProcessFarm(home, store=store, **settings)
+def in_process_farm(
+    home: Path, *, store: Store | None = None, clock: Clock | None = None, **settings: float
+) -> Iterator[InProcessFarm]:
+    farm = InProcessFarm(home, store=store, clock=clock, **settings)
     try:
         yield farm
     finally:

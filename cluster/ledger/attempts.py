@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Update, bindparam, select, update
 
 from cluster.assets import attempt_of
-from cluster.ledger import money
+from cluster.ledger import budgets, money
 from cluster.ledger.schema import attempts
 from cluster.states import AttemptState
 
@@ -32,6 +32,9 @@ def end_all(
     money.close_intervals(connection, sorted({attempt.worker_id for attempt, _ in ending}), now_us=now_us)
     rows = [{"attempt": a.id, "state": state.value, "ended_us": now_us, **columns} for a, columns in ending]
     connection.execute(_end(tuple(name for name in rows[0] if name != "attempt")), rows)
+    capped = [attempt.id for attempt, _ in ending if attempt.reserved_nano is not None]
+    if capped:
+        budgets.settle(connection, capped, now_us=now_us)
 
 
 @cache

@@ -6,7 +6,7 @@ A revision asks again for the whole film: what has not changed is answered alrea
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +60,7 @@ class Change:
     approved: str | None = None  # a task whose answer is approved by the same transaction
     most_in_flight_s: float | None = None
     only_show: str | None = None
+    estimate: Mapping[str, Any] | None = None
 
 
 def begin(
@@ -104,7 +105,8 @@ def revise(connection: Connection, change: Change, *, job_id: str, ids: Sequence
         who = {"task_id": task.id, "attempt_id": task.attempt_id}
         events.append(connection, task.job_id, at_us=now_us, kind="job.approved", data={"key": task.key}, **who)
     _check_room(connection, change)
-    jobs.submit(connection, change.spec, change.graph, job_id=job_id, ids=ids, now_us=now_us)
+    terms = Terms(estimate=change.estimate, film=change.film_id)
+    jobs.submit(connection, change.spec, change.graph, job_id=job_id, ids=ids, now_us=now_us, terms=terms)
     before = jobs.read(connection, change.of_job)
     if before.held and not before.over:
         operations.set_held(connection, job_id, True, now_us=now_us)

@@ -45,6 +45,8 @@ MOST = 50
 TRIES_KEPT = 20
 TOLD = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.IN_REVIEW})
 """States of a job that somebody may want to hear of."""
+BUDGET_REACHED = "budget reached"
+"""The topic of budgets: one came to a threshold."""
 
 
 class Progress(StrEnum):
@@ -172,14 +174,8 @@ def tell(connection: Connection, changed: Sequence[tuple[Row[Any], JobState]], *
         {
             "endpoint_id": hook.id,
             "id": _event_id(job.id, job.seq),
-            "topic": topic(job.recipe, state),
             "job_id": _told_as(job),
-            "progress": Progress.DUE.value,
-            "next_us": now_us,
-            "epoch": 0,
-            "num_tries": 0,
-            "tries": [],
-            "created_us": now_us,
+            **_due_now(topic(job.recipe, state), now_us),
         }
         for job, state in changed
         for hook in found
@@ -187,6 +183,27 @@ def tell(connection: Connection, changed: Sequence[tuple[Row[Any], JobState]], *
     ]
     if rows:
         connection.execute(insert(deliveries), rows)
+
+
+def tell_of_budget(
+    connection: Connection, tenant: str, show: str | None, budget_id: str, event_id: str, *, now_us: int
+) -> None:
+    """Writes down who has to hear that a budget, of a show if it is one's, has come to a threshold."""
+    listening = select(hooks.c.id, hooks.c.show, hooks.c.topics).where(
+        hooks.c.tenant == tenant, hooks.c.disabled_us.is_(None)
+    )
+    rows = [
+        {"endpoint_id": hook.id, "id": event_id, "job_id": budget_id, **_due_now(BUDGET_REACHED, now_us)}
+        for hook in connection.execute(listening)
+        if hook.show in (None, show) and BUDGET_REACHED in hook.topics
+    ]
+    if rows:
+        connection.execute(insert(deliveries), rows)
+
+
+def _due_now(about: str, now_us: int) -> dict[str, Any]:
+    new = {"progress": Progress.DUE.value, "next_us": now_us, "created_us": now_us}
+    return {"topic": about, **new, "epoch": 0, "num_tries": 0, "tries": []}
 
 
 def create(connection: Connection, hook_id: str, spec: HookSpec, secret: str, *, now_us: int) -> Hook:

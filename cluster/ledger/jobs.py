@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, o
 from cluster.assets import canonical_json, check_tenant
 from cluster.errors import InvalidInput, NotFound
 from cluster.graph import TaskSpec, flaw_of_text
-from cluster.ledger import events, keys, moves, questions, shares
+from cluster.ledger import budgets, events, keys, moves, questions, shares
 from cluster.ledger.database import padded
 from cluster.ledger.schema import jobs, shows, tasks
 from cluster.states import JobState, State, job_state
@@ -31,7 +31,7 @@ WITH_READY = (
         shows.c.share,
     )
     .join(shows, and_(shows.c.tenant == jobs.c.tenant, shows.c.name == jobs.c.show))
-    .where(jobs.c.n_ready > 0, jobs.c.held.is_(False), jobs.c.target == "run")
+    .where(jobs.c.n_ready > 0, jobs.c.held.is_(False), jobs.c.target == "run", ~budgets.BLOCKED)
 )
 
 
@@ -70,7 +70,7 @@ def _ready_tasks() -> Select[Any]:
 READY_TASKS = _ready_tasks()
 PUBLIC = (
     *("id", "tenant", "show", "recipe", "version", "title", "spec", "tier", "priority", "deadline_us", "held"),
-    *("seq", "num_tasks", "created_us", "ended_us", "request", "deleted_us"),
+    *("seq", "num_tasks", "created_us", "ended_us", "request", "deleted_us", "estimate"),
 )
 """Columns of a job that people see."""
 
@@ -121,6 +121,9 @@ class Terms:
     only_show: str | None = None
     same_since_us: int | None = None
     """An equal request of the same key since then is this one again, if one of the two calls itself a retry."""
+    estimate: Mapping[str, Any] | None = None
+    """Spans of `nano`, `elapsed_s` and `held_s` (p50, p95): kept with the job, and held against its budgets."""
+    film: str | None = None  # that the job is a revision of, if it is there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +148,7 @@ class Job:
     ended_us: int | None = None
     request: dict[str, Any] = field(default_factory=dict)
     deleted_us: int | None = None
+    estimate: dict[str, Any] | None = None  # as it was at submit: that of its `Terms`
 
     @property
     def state(self) -> JobState:
@@ -168,7 +172,8 @@ def submit(
     """Commits a job with its first tasks. Returns (id, created): a retried submit gets the id of the first.
 
     A `job_id` that is there already is this same call again, after a commit whose outcome nobody heard.
-    Raises InvalidGraph, InvalidInput when the idempotency key was used for another question, and RateLimited.
+    Raises InvalidGraph, InvalidInput when the idempotency key was used for another question, RateLimited, and
+    OverBudget.
     """
     if connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).one_or_none() is not None:
         return job_id, True
@@ -199,7 +204,10 @@ def submit(
             most_s=terms.most_in_flight_s,
             roles={task.role for task in graph},
         )
-    shares.ensure(connection, spec.tenant, spec.show, now_us=now_us)
+    estimate = None if terms is None else terms.estimate
+    if shares.ensure(connection, spec.tenant, spec.show, now_us=now_us):
+        film, likely_nano = None if terms is None else terms.film, round((estimate or {}).get("nano", {}).get("p50", 0))
+        budgets.check(connection, spec.tenant, spec.show, film, likely_nano=likely_nano, now_us=now_us)
     connection.execute(
         insert(jobs).values(
             id=job_id,
@@ -217,6 +225,7 @@ def submit(
             idempotency_key=spec.idempotency_key,
             fingerprint=spec.fingerprint(),
             request=spec.request,
+            estimate=None if estimate is None else dict(estimate),
             seq=0,
             num_tasks=0,
             created_us=now_us,

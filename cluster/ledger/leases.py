@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, literal, or_, select, update
 
 from cluster import failures, faults
+from cluster.budgets import Purse, Reserves, nano_of
 from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleTerm, WorkerLost
 from cluster.graph import TaskSpec, with_new_seed
-from cluster.ledger import attempts, events, inventory, money, moves, questions
+from cluster.ledger import attempts, budgets, events, inventory, money, moves, questions
 from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts as attempts_table
 from cluster.ledger.schema import dispatcher, jobs, tasks, workers
@@ -25,7 +26,8 @@ S = AttemptState
 TERM = select(dispatcher.c.term)
 ATTEMPTS = select(attempts_table).where(attempts_table.c.id.in_(bindparam("attempts", expanding=True)))
 JOBS = select(jobs).where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
-WORKERS = select(workers.c.id, workers.c.drain_us).where(
+JOBS_TO_LEASE = select(jobs, budgets.BUDGETED.label("budgeted")).where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
+WORKERS = select(workers.c.id, workers.c.drain_us, workers.c.nano_per_hour).where(
     workers.c.id.in_(bindparam("workers", expanding=True)), workers.c.ended_us.is_(None)
 )
 ANSWERED_ELSEWHERE = select(tasks.c.id).where(
@@ -55,9 +57,13 @@ RUNNING = (
         tasks.c.failures,
         jobs.c.tenant,
         jobs.c.tier,
+        attempts_table.c.reserved_nano,
+        workers.c.nano_per_hour,
+        workers.c.since_us,
     )
     .join(tasks, tasks.c.id == attempts_table.c.task_id)
     .join(jobs, jobs.c.id == attempts_table.c.job_id)
+    .join(workers, workers.c.id == attempts_table.c.worker_id)
     .where(attempts_table.c.state == literal(AttemptState.RUNNING.value, literal_execute=True))  # finds its index
 )
 EARLIER_POISON = (
@@ -119,6 +125,17 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """No lease, for a budget has no room: nothing of this `weight` gets one under it until something of it ends."""
+
+    scope: str
+    subject: str
+    tenant: str
+    job_id: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Leased:
     """What a worker needs to know of the task that it got."""
 
@@ -128,12 +145,15 @@ class Leased:
     spends: dict[str, money.Spend]  # on the inputs, by task
 
 
-def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[Leased | WorkerLost | None]:
+def lease(
+    connection: Connection, asks: Sequence[Ask], *, now_us: int, reserves: Reserves | None = None
+) -> list[Leased | Held | WorkerLost | None]:
     """Gives each task to its worker under epoch + 1, if it is still READY at `epoch`; else None in its place.
 
     A request that has a lease already gets that one again, whatever it asks now: one request, one lease. None too if
     the job is on hold or canceled, the worker drains, or somebody else is answering the same question. WorkerLost
-    stands for a worker that is not here: nobody would pay for its time. Many asks take about as many statements as one.
+    stands for a worker that is not here: nobody would pay for its time, and Held for a task whose budget has no room
+    for what `reserves` says that it takes. Many asks take about as many statements as one.
     """
     by_request: dict[tuple[str, str], Mapping[str, Any]] = {
         (row.worker_id, row.request_id): row._asdict() for row in _by_request(connection, asks)
@@ -141,7 +161,7 @@ def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[L
     new = [ask for ask in asks if (ask.worker_id, ask.request_id) not in by_request]
     of_asks = moves.read_all(connection, [ask.task_id for ask in new]) if new else {}
     job_ids = sorted({t.job_id for t in of_asks.values()} | {t["job_id"] for t in by_request.values()})
-    its_job = {row.id: row for row in connection.execute(JOBS, {"jobs": padded(job_ids)})} if job_ids else {}
+    its_job = {row.id: row for row in connection.execute(JOBS_TO_LEASE, {"jobs": padded(job_ids)})} if job_ids else {}
     here = (
         {row.id: row for row in connection.execute(WORKERS, {"workers": padded({a.worker_id for a in new})})}
         if new
@@ -149,7 +169,10 @@ def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[L
     )
     keyed = [t.id for t in of_asks.values() if t.content_key is not None and t.generation == 0]
     waits = set(connection.execute(ANSWERED_ELSEWHERE, {"tasks": padded(keyed)}).scalars()) if keyed else set[str]()
+    till = budgets.Till(connection, [i for i, row in its_job.items() if row.budgeted], now_us=now_us)
     given: dict[tuple[str, str], Ask] = {}
+    reserved: dict[str, int] = {}
+    held: dict[tuple[str, str], Held] = {}
     taken: set[object] = set()
     for ask in new:
         task = of_asks.get(ask.task_id)
@@ -160,16 +183,38 @@ def lease(connection: Connection, asks: Sequence[Ask], *, now_us: int) -> list[L
         first = ask.task_id not in taken and (ask.worker_id, ask.request_id) not in given
         twin = task.id in waits or (task.generation == 0 and question in taken)
         if fits and first and not twin and not job.held and job.target == "run":
+            grant = _reserve(till, task, here[ask.worker_id].nano_per_hour, reserves or Reserves())
+            if isinstance(grant, Held):
+                held[ask.worker_id, ask.request_id] = grant
+                continue
+            if grant is not None:
+                reserved[ask.attempt_id] = grant
             given[ask.worker_id, ask.request_id] = ask
             taken |= {ask.task_id, question} if task.content_key is not None else {ask.task_id}
     if given:
-        by_request |= _give(connection, [(of_asks[ask.task_id], ask) for ask in given.values()], now_us=now_us)
+        pairs = [(of_asks[ask.task_id], ask) for ask in given.values()]
+        by_request |= _give(connection, pairs, reserved, now_us=now_us)
+    till.close()
     orders = _orders(connection, by_request, its_job)
-    found: list[Leased | WorkerLost | None] = []
+    found: list[Leased | Held | WorkerLost | None] = []
     for ask in asks:
         order = orders.get((ask.worker_id, ask.request_id))
         is_lost = order is None and ask.task_id in of_asks and ask.worker_id not in here
-        found.append(WorkerLost(LOST.format(ask.worker_id), remedy="join first") if is_lost else order)
+        held_back = order or held.get((ask.worker_id, ask.request_id))
+        found.append(WorkerLost(LOST.format(ask.worker_id), remedy="join first") if is_lost else held_back)
+    return found
+
+
+def _reserve(till: budgets.Till, task: Row[Any], nano_per_hour: int, reserves: Reserves) -> int | Held | None:
+    """Nano-dollars of the budgets above the task; None if there is none."""
+    if not till.purses(task.job_id):
+        return None
+    need = reserves.need(
+        step=task.step, model=task.model, params=task.params, weight=task.weight, nano_per_hour=nano_per_hour
+    )
+    found = till.grant(task.job_id, need)
+    if isinstance(found, Purse):
+        return Held(**till.place(found), job_id=task.job_id, weight=task.weight)
     return found
 
 
@@ -180,7 +225,7 @@ def _by_request(connection: Connection, asks: Sequence[Ask]) -> list[Row[Any]]:
 
 
 def _give(
-    connection: Connection, given: Sequence[tuple[Row[Any], Ask]], *, now_us: int
+    connection: Connection, given: Sequence[tuple[Row[Any], Ask]], reserved: Mapping[str, int], *, now_us: int
 ) -> dict[tuple[str, str], Mapping[str, Any]]:
     """Returns the rows of the tasks as they are now, by request."""
     money.close_intervals(connection, sorted({ask.worker_id for _, ask in given}), now_us=now_us)
@@ -195,6 +240,7 @@ def _give(
             "request_id": ask.request_id,
             "state": AttemptState.RUNNING.value,
             "started_us": now_us,
+            "reserved_nano": reserved.get(ask.attempt_id),
         }
         for task, ask in given
     ]
@@ -229,7 +275,28 @@ def leased_by_request(connection: Connection, worker_id: str, request_id: str) -
     """The lease of a call whose reply was lost, if its attempt still runs."""
     ask = Ask(task_id="", epoch=0, worker_id=worker_id, request_id=request_id, attempt_id="")
     found = lease(connection, [ask], now_us=0)[0]
-    assert not isinstance(found, WorkerLost)
+    assert not isinstance(found, WorkerLost | Held)
+    return found
+
+
+def extend(connection: Connection, attempt_ids: Sequence[str], *, now_us: int, reserves: Reserves) -> dict[str, bool]:
+    """Attempts that are about to have spent what they reserved: what they cost so far is booked, and more is reserved.
+    By id, whether they may go on; those that have ended are left out."""
+    rows = {row.attempt_id: row for row in connection.execute(RUNNING) if row.attempt_id in set(attempt_ids)}
+    money.close_intervals(connection, sorted({row.worker_id for row in rows.values()}), now_us=now_us)
+    till = budgets.Till(connection, sorted({row.job_id for row in rows.values()}), now_us=now_us)
+    found, more = dict[str, bool](), list[dict[str, Any]]()
+    for attempt_id, row in rows.items():
+        slack_nano = nano_of(reserves.slack_s, row.nano_per_hour)
+        told = {"attempt": attempt_id, "task": row.task_id, "worker": row.worker_id, "slack_nano": slack_nano}
+        wanted = reserves.more_nano(weight=row.weight, nano_per_hour=row.nano_per_hour)
+        grant = till.extend(row.job_id, more_nano=wanted, least_nano=slack_nano, stop=told)
+        found[attempt_id] = grant is not None
+        if grant:
+            more.append({"attempt": attempt_id, "more": grant})
+    if more:
+        connection.execute(budgets.RESERVED, more)
+    till.close()
     return found
 
 
@@ -398,9 +465,17 @@ def fail(
 
 
 def interrupt(
-    connection: Connection, *, task_id: str, attempt_id: str, epoch: int, facts: Mapping[str, Any], now_us: int
+    connection: Connection,
+    *,
+    task_id: str,
+    attempt_id: str,
+    epoch: int,
+    facts: Mapping[str, Any],
+    now_us: int,
+    suspend: str | None = None,
 ) -> Answer:
-    """Drained or preempted: READY again at once, no retry used. What a checkpoint keeps is not wasted."""
+    """Drained or preempted: READY again at once, no retry used; or SUSPENDED with the reason `suspend`. What a
+    checkpoint keeps is not wasted."""
     task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.INTERRUPTED, now_us)
     if answer is not Answer.ACCEPTED:
         return answer
@@ -408,7 +483,8 @@ def interrupt(
     if not facts.get("checkpoint"):
         money.waste(connection, attempt_id, now_us=now_us, note="interrupted")
     ended = {"attempt": AttemptState.INTERRUPTED.value, "checkpoint": bool(facts.get("checkpoint"))}
-    moves.apply(connection, task, Move.INTERRUPT, now_us=now_us, attempt_id=attempt_id, data=ended)
+    how = Move.INTERRUPT if suspend is None else Move.HOLD
+    moves.apply(connection, task, how, now_us=now_us, attempt_id=attempt_id, data=ended, reason=suspend)
     return Answer.ACCEPTED
 
 

@@ -12,11 +12,13 @@ from sqlalchemy import Connection, Row, RowMapping, select
 from ulid import ULID
 
 from cluster import faults
+from cluster.budgets import Budget, BudgetSpec, Reserves
 from cluster.clock import Clock, SystemClock
 from cluster.errors import FailureClass, NotFound, WorkerLost
 from cluster.graph import TaskSpec, check_size
 from cluster.ledger import (
     audit,
+    budgets,
     chores,
     erasure,
     events,
@@ -35,6 +37,7 @@ from cluster.ledger import (
     recount,
     retention,
     shares,
+    tending,
     tokens,
 )
 from cluster.ledger.audit import Log
@@ -44,13 +47,14 @@ from cluster.ledger.films import Change
 from cluster.ledger.hooks import Delivery, Hook, HookSight, HookSpec, Message, Tried
 from cluster.ledger.jobs import Job, JobSpec, Terms
 from cluster.ledger.keys import Admitted, Key, KeySpec, NewSecret
-from cluster.ledger.leases import Answer, Ask, Commit, Leased
+from cluster.ledger.leases import Answer, Ask, Commit, Held, Leased
 from cluster.ledger.money import Spend
 from cluster.ledger.schema import attempts, workers
 from cluster.ledger.schema import jobs as jobs_table
 from cluster.logs import say
 from cluster.rates import RateCard
 from cluster.states import AttemptState, Move, State
+from cluster.timing import Paces
 
 T = TypeVar("T")
 Given = tuple[Mapping[str, Any], Job, list[RowMapping], dict[str, Spend]]
@@ -180,7 +184,7 @@ class Ledger:
 
     def flaws(self) -> list[str]:
         """What the checker finds in the log, and in the tables by it; empty when all is well."""
-        return self._do(lambda c: recount.flaws(recount.read_books(c)))
+        return self._do(lambda c: [*recount.flaws(recount.read_books(c)), *budgets.flaws(c)])
 
     def cancel_job(self, job_id: str) -> int:
         now_us = self.clock.now_us()
@@ -378,6 +382,31 @@ class Ledger:
         """By show, as "tenant/name"."""
         return self._do(shares.shares)
 
+    def set_budget(self, spec: BudgetSpec) -> Budget:
+        """The one budget of its scope. What was stopped for want of money goes on if there is some. NotFound."""
+        budget_id, now_us = f"budget_{self._new_id()}", self.clock.now_us()
+
+        def put(connection: Connection) -> Budget:
+            made = budgets.put(connection, budget_id, spec, now_us=now_us)
+            tending.wake(connection, [spec.tenant], now_us=now_us)
+            return made
+
+        return self._do(put)
+
+    def remove_budget(self, tenant: str, budget_id: str) -> None:
+        """Raises NotFound."""
+        now_us = self.clock.now_us()
+
+        def remove(connection: Connection) -> None:
+            budgets.remove(connection, tenant, budget_id, now_us=now_us)
+            tending.wake(connection, [tenant], now_us=now_us)
+
+        self._do(remove)
+
+    def budgets(self, tenant: str | None = None, show: str | None = None) -> list[Budget]:
+        """Of a tenant; of one show of it, with its films."""
+        return self._do(lambda c: budgets.listed(c, tenant=tenant, show=show))
+
     def move_task(self, task_id: str, how: Move, *, reason: str) -> State:
         """A move of a person. Raises NotFound, IllegalMove."""
         now_us = self.clock.now_us()
@@ -458,14 +487,30 @@ class Ledger:
         return self._do(holdings.last_alive)
 
     def lease(self, term: int, task_id: str, *, epoch: int, worker_id: str, request_id: str) -> Given | None:
-        """The leased task; None if it was not READY at `epoch`. Raises WorkerLost."""
+        """The leased task; None if it was not READY at `epoch`, or a budget has no room. Raises WorkerLost."""
         found = self.lease_all(term, [(task_id, epoch, worker_id, request_id)])[0]
         if isinstance(found, WorkerLost):
             raise found
-        return found
+        return None if isinstance(found, Held) else found
+
+    def extend(self, term: int, attempt_ids: Sequence[str], reserves: Reserves) -> dict[str, bool]:
+        """Which of these attempts may go on under their budgets; see `cluster.ledger.leases.extend`."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: leases.extend(c, attempt_ids, now_us=now_us, reserves=reserves), term)
+
+    def tend_budgets(self, term: int) -> int | None:
+        """None if there are no budgets; else how many tasks may go on, or were canceled."""
+        now_us = self.clock.now_us()
+        return self._do(lambda c: tending.tend(c, now_us=now_us), term)
+
+    def paces(self) -> Paces:
+        """What the newest attempts that succeeded have taught."""
+        return Paces(self._do(history.samples))
 
     @faults.at("ledger.lease")
-    def lease_all(self, term: int, asks: Sequence[tuple[str, int, str, str]]) -> list[Given | WorkerLost | None]:
+    def lease_all(
+        self, term: int, asks: Sequence[tuple[str, int, str, str]], *, reserves: Reserves | None = None
+    ) -> list[Given | Held | WorkerLost | None]:
         """Of many (task id, epoch, worker id, request id) in one transaction; see `cluster.ledger.leases.lease`."""
         now_us = self.clock.now_us()
         made = [
@@ -474,7 +519,7 @@ class Ledger:
                 self._ids("att", len(asks)), asks, strict=True
             )
         ]
-        found = self._do(lambda c: leases.lease(c, made, now_us=now_us), term)
+        found = self._do(lambda c: leases.lease(c, made, now_us=now_us, reserves=reserves), term)
         return [_given(one) if isinstance(one, Leased) else one for one in found]
 
     def leased_by_request(self, worker_id: str, request_id: str) -> Given | None:
@@ -523,12 +568,13 @@ class Ledger:
         )
 
     @faults.at("ledger.interrupt")
-    def interrupt(self, term: int, *, task_id: str, attempt_id: str, epoch: int, facts: dict[str, Any]) -> Answer:
-        now_us = self.clock.now_us()
+    def interrupt(
+        self, term: int, *, task_id: str, attempt_id: str, epoch: int, facts: dict[str, Any], suspend: str | None = None
+    ) -> Answer:
+        """`suspend`: it is not READY again, but SUSPENDED for this reason."""
+        who, now_us = {"task_id": task_id, "attempt_id": attempt_id, "epoch": epoch}, self.clock.now_us()
         return self._do(
-            lambda c: leases.interrupt(
-                c, task_id=task_id, attempt_id=attempt_id, epoch=epoch, facts=facts, now_us=now_us
-            ),
+            lambda c: leases.interrupt(c, **who, facts=facts, now_us=now_us, suspend=suspend),  # type: ignore[arg-type]
             term,
         )
 

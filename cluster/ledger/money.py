@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 
 from cluster import faults
-from cluster.ledger import events
+from cluster.ledger import budgets, events
 from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts, cost_lines, jobs, workers
 from cluster.rates import cost_until, split
@@ -21,7 +21,15 @@ FARM_SHOW = "farm"
 
 WORKERS = select(workers).where(workers.c.id.in_(bindparam("workers", expanding=True)), workers.c.ended_us.is_(None))
 OCCUPANTS = (
-    select(attempts.c.id, attempts.c.worker_id, attempts.c.task_id, attempts.c.job_id, jobs.c.tenant, jobs.c.show)
+    select(
+        attempts.c.id,
+        attempts.c.worker_id,
+        attempts.c.task_id,
+        attempts.c.job_id,
+        attempts.c.reserved_nano,
+        jobs.c.tenant,
+        jobs.c.show,
+    )
     .join(jobs, jobs.c.id == attempts.c.job_id)
     .where(
         attempts.c.worker_id.in_(bindparam("workers", expanding=True)),
@@ -69,7 +77,7 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
     occupants: dict[str, list[Any]] = {}
     for row in connection.execute(OCCUPANTS, {"workers": padded(worker_ids)}) if found else ():
         occupants.setdefault(row.worker_id, []).append(row)
-    lines, ends = [], []
+    lines, ends, capped = [], [], list[tuple[str, str, int, int]]()
     for worker in found:
         until_us = max(now_us, worker.since_us)  # a wall clock that was set back makes no negative bill
         if now_us < worker.since_us:
@@ -84,6 +92,8 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
             equal = [1] * len(whose)
             for who, share, held in zip(whose, split(nano, equal), split(held_us, equal), strict=True):
                 lines.append(_line(worker, until_us, "busy", share, held, who))
+                if who.reserved_nano is not None:
+                    capped.append((who.job_id, who.id, share, who.reserved_nano))
         elif held_us:
             lines.append(_line(worker, until_us, idle_kind, nano, held_us, None))
         ends.append({"worker": worker.id, "now": until_us})
@@ -92,6 +102,8 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
             connection.execute(INSERT, lines)
         if ends:
             connection.execute(SINCE, ends)
+    if capped:
+        budgets.book(connection, capped, now_us=now_us)
 
 
 def waste(connection: Connection, attempt_id: str, *, now_us: int, note: str) -> None:

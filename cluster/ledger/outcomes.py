@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from cluster.errors import NotFound
+from cluster.ledger import budgets
 from cluster.ledger import jobs as job_rows
 from cluster.ledger.database import padded
 from cluster.ledger.jobs import Job
@@ -23,7 +24,7 @@ from cluster.states import AttemptState, State
 
 TASK = (
     *("id", "job_id", "key", "step", "role", "state", "weight", "files", "result", "params", "reason", "changed_us"),
-    *("gate", "failures", "expands"),
+    *("gate", "failures", "expands", "model"),
 )
 
 
@@ -129,10 +130,10 @@ def backlog(connection: Connection) -> Backlog:
     rank = {tier: place for place, tier in enumerate(job_rows.TIERS)}
     waiting = connection.execute(
         select(jobs.c.id, jobs.c.tier, jobs.c.priority, jobs.c.created_us).where(
-            jobs.c.n_ready > 0, jobs.c.held.is_(False), jobs.c.target == "run"
+            jobs.c.n_ready > 0, jobs.c.held.is_(False), jobs.c.target == "run", ~budgets.BLOCKED
         )
     ).all()
-    may_run = and_(jobs.c.held.is_(False), jobs.c.target == "run")
+    may_run = and_(jobs.c.held.is_(False), jobs.c.target == "run", ~budgets.BLOCKED)
     sums = (
         select(
             *(tasks.c.role, tasks.c.state, jobs.c.tier),

@@ -9,13 +9,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, or_, select
 
+from cluster.budgets import Need, Reserves
 from cluster.errors import NotFound
 from cluster.fit import Asked, Place, last_trial
-from cluster.ledger import moves, views
+from cluster.ledger import budgets, history, moves, views
 from cluster.ledger.outcomes import Sight
 from cluster.ledger.schema import attempts, edges, jobs, tasks, workers
 from cluster.schedule import TIER_RANK, Candidate, within_show
 from cluster.states import DONE, AttemptState, State
+from cluster.timing import Paces
 from cluster.why import Here, Snapshot, Work
 
 RUNNING: Select[Any] = (
@@ -59,7 +61,11 @@ def snapshot(
         .select_from(attempts)
         .where(attempts.c.task_id == task_id, attempts.c.generation == task.generation)
     )
+    capped = budgets.above(connection, task.job_id)
     return Snapshot(
+        budgets=tuple(capped),
+        need=_need(connection, task) if capped else None,
+        now_us=now_us,
         task=_work(task, own, now_us),
         asked=Asked(
             role=task.role,
@@ -78,6 +84,18 @@ def snapshot(
         ahead=_ahead(connection, task, job, now_us) if task.state == State.READY.value else (),
         ratios=ratios,
         farm_runs=farm_runs,
+    )
+
+
+def _need(connection: Connection, task: Row[Any]) -> Need:
+    """What it reserves on the cheapest worker that is here for it; nothing, if there is none."""
+    rates = select(func.min(workers.c.nano_per_hour)).where(workers.c.role == task.role, workers.c.ended_us.is_(None))
+    return Reserves(paces=Paces(history.samples(connection))).need(
+        step=task.step,
+        model=task.model,
+        params=task.params,
+        weight=task.weight,
+        nano_per_hour=connection.execute(rates).scalar_one() or 0,
     )
 
 

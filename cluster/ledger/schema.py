@@ -69,6 +69,7 @@ jobs = Table(
     Column("idempotency_key", String(255)),
     Column("fingerprint", String(64), nullable=False),  # of what was asked, to tell a retry from a clash of keys
     Column("request", JSON, nullable=False, server_default=text("'{}'")),  # who asked, and what they want to read back
+    Column("estimate", JSON),  # as it was at submit: spans of nano, elapsed_s, held_s
     Column("seq", BigInteger, nullable=False),  # number of the job's newest event
     Column("num_tasks", Integer, nullable=False),
     *(Column(f"n_{s.value}", Integer, nullable=False, server_default=text("0")) for s in State),
@@ -156,6 +157,7 @@ attempts = Table(
     Column("message", Text),
     Column("receipt_key", Text),
     Column("facts", JSON),  # seconds by stage, versions, determinism class
+    Column("reserved_nano", BigInteger),  # of its budgets, beyond what is booked; null: under none, or over
     UniqueConstraint("task_id", "epoch"),
 )
 Index(
@@ -315,6 +317,37 @@ revisions = Table(
     Column("number", Integer, nullable=False),  # from 1
     Column("reason", String(64), nullable=False),  # what a person did: "created", "script", "circled sh010.t2"
     UniqueConstraint("film_id", "number"),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("scope", String(16), nullable=False),  # tenant | show | film
+    Column("subject", String(64), nullable=False),  # a show's name, a film's id; empty: the tenant
+    Column("cap_nano", BigInteger, nullable=False),
+    Column("period", String(16), nullable=False),  # total | month
+    Column("thresholds", JSON, nullable=False),
+    Column("spent_nano", BigInteger, nullable=False),  # the cost lines of its scope since `from_us`
+    Column("reserved_nano", BigInteger, nullable=False),  # by the attempts that run under it
+    Column("fired", JSON, nullable=False),  # the thresholds that were told in this period
+    Column("acting", String(16)),  # the gravest action of those
+    Column("from_us", BigInteger, nullable=False),
+    Column("until_us", BigInteger),
+    Column("created_us", BigInteger, nullable=False),
+    Column("changed_us", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "scope", "subject"),
+)
+
+budget_events = Table(
+    "budget_events",
+    metadata,
+    Column("budget_id", String(40), primary_key=True),  # no foreign key: the log outlives the budget
+    Column("seq", Integer, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("kind", String(48), nullable=False),  # budget.set | reached | stop | turn | remove
+    Column("data", JSON, nullable=False),
 )
 
 api_keys = Table(

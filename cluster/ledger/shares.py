@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, exists, insert, select, update
 
 from cluster.assets import check_tenant
 from cluster.errors import InvalidInput
 from cluster.graph import flaw_of_text
-from cluster.ledger.schema import shows
+from cluster.ledger.schema import budgets, shows
 
 LARGEST = 1e6
 
 
-def ensure(connection: Connection, tenant: str, show: str, *, now_us: int) -> None:
-    """The show is there: with a share of 1, if it is new."""
-    known = select(shows.c.name).where(shows.c.tenant == tenant, shows.c.name == show)
-    if connection.execute(known).one_or_none() is None:
+def ensure(connection: Connection, tenant: str, show: str, *, now_us: int) -> bool:
+    """The show is there: with a share of 1, if it is new. Whether the tenant has budgets, by the same statement."""
+    known = exists().where(shows.c.tenant == tenant, shows.c.name == show)
+    is_there, has_budgets = connection.execute(select(known, exists().where(budgets.c.tenant == tenant))).one()
+    if not is_there:
         connection.execute(insert(shows).values(tenant=tenant, name=show, share=1.0, created_us=now_us))
+    return bool(has_budgets)
 
 
 def set_share(connection: Connection, tenant: str, show: str, share: float, *, now_us: int) -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, not_, o
 
 from cluster.errors import NotFound
 from cluster.fit import NOT_THE_WORKERS
+from cluster.ledger import budgets, outcomes
 from cluster.ledger import jobs as job_rows
-from cluster.ledger import outcomes
 from cluster.ledger.jobs import Job
 from cluster.ledger.outcomes import Sight
 from cluster.ledger.schema import attempts, cost_lines, edges, jobs, tasks, workers
@@ -290,7 +290,7 @@ def failed_on(connection: Connection, task_id: str, generation: int) -> Counter[
 def waiting_for(connection: Connection, *, most: int = 200) -> set[tuple[str, str | None]]:
     """(role, model) of READY tasks that may run: of the oldest and the newest `most` jobs, so that the look is short
     however long the queue is, and no kind of work is overlooked for ever."""
-    may_run = select(jobs.c.id).where(jobs.c.n_ready > 0, jobs.c.held.is_(False)).limit(most)
+    may_run = select(jobs.c.id).where(jobs.c.n_ready > 0, jobs.c.held.is_(False), ~budgets.BLOCKED).limit(most)
     ids = {
         row.id
         for order in (jobs.c.created_us.asc(), jobs.c.created_us.desc())

@@ -14,9 +14,11 @@ from cluster.errors import InvalidInput
 from serve.cli import (
     assets,
     batch,
+    budgets,
     catalog,
     cost,
     doctor,
+    estimate,
     keys,
     operate,
     replayed,
@@ -269,9 +271,11 @@ app.add_typer(batch.app)
 app.add_typer(catalog.app, name="models", help=catalog.HELP)
 app.add_typer(standing.app)
 app.add_typer(operate.app)
+app.add_typer(estimate.app)
 app.add_typer(doctor.app)
 app.add_typer(cost.app, name="cost", help=cost.HELP, rich_help_panel=operate.LOOK)
 app.add_typer(review.app)
+app.add_typer(budgets.app, name="budget", help=budgets.HELP, rich_help_panel=operate.ACT)
 app.add_typer(keys.app, name="keys", help=keys.HELP, rich_help_panel=operate.ACT)
 app.add_typer(assets.app, name="assets", help=assets.HELP, rich_help_panel=operate.ACT)
 app.add_typer(tenants.app, name="tenants", help=tenants.HELP, rich_help_panel=operate.ACT)

@@ -29,9 +29,15 @@ def opened() -> Iterator[Office]:
             yield RemoteOffice(remote)
         return
     from serve.books import Books, farm_runs
+    from serve.foresight import Foresight
 
     with ledger_of(settings) as ledger:
-        yield Books(ledger=ledger, farm_runs=farm_runs(settings), tenant=settings.tenant)
+        yield Books(
+            ledger=ledger,
+            farm_runs=farm_runs(settings),
+            tenant=settings.tenant,
+            foresight=lambda: Foresight.of_ledger(ledger, settings),
+        )
 
 
 @contextmanager

@@ -110,10 +110,11 @@ def _with_what(row: WorkerRow) -> str:
 def show_table(rows: Sequence[ShowRow]) -> RenderableType:
     if not rows:
         return Text("no shows")
-    table = Grid("SHOW", ">SHARE", ">JOBS", ">RUNNING", ">WAITING", ">SPENT", "TENANT")
+    table = Grid("SHOW", ">SHARE", ">JOBS", ">RUNNING", ">WAITING", ">SPENT", ">BUDGET LEFT", "TENANT")
     for row in rows:
+        left = "-" if row.budget_left_usd is None else dollars(Decimal(row.budget_left_usd))
         counts = (str(row.jobs), str(row.running), str(row.waiting))
-        table.row(clean(row.show), f"{row.share:g}", *counts, dollars(Decimal(row.spent_usd)), row.tenant)
+        table.row(clean(row.show), f"{row.share:g}", *counts, dollars(Decimal(row.spent_usd)), left, row.tenant)
     return table
 
 
@@ -140,6 +141,10 @@ def job_card(row: JobCard, *, now: datetime) -> RenderableType:
     table.row("tasks", f"{row.tasks}: {counts}")
     table.row("asked by", f"{clean(row.tenant)}, show {clean(row.show)}, {row.tier} {row.priority}")
     table.row("recipe", f"{row.recipe}, version {row.version}")
+    if row.estimate is not None:
+        cost, when = row.estimate.cost, "as it runs" if row.estimate.made == "while it runs" else "at its submit"
+        likely, most = (dollars(Decimal(amount)) for amount in (cost.p50, cost.p95))
+        table.row("estimate", f"{likely} in all, 19 of 20 below {most} ({when})")
     table.row("submitted", f"{_when(row.created)}, {since(row.created, now)} ago")
     if row.ended is not None:
         took = since(row.created, datetime.fromisoformat(row.ended))

@@ -22,7 +22,11 @@ B = TypeVar("B", bound=BaseModel)
 def books(request: Request, caller: Caller) -> Books:
     service = service_of(request)
     return Books(
-        ledger=service.ledger, farm_runs=farm_runs(service.settings), tenant=caller.tenant, sight=caller.sight()
+        ledger=service.ledger,
+        farm_runs=farm_runs(service.settings),
+        tenant=caller.tenant,
+        sight=caller.sight(),
+        foresight=service.foresight,
     )
 
 

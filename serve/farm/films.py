@@ -48,7 +48,7 @@ Variant = Literal["film", "poster", "contact_sheet", "captions", "timeline", "sc
     "",
     operation_id="create_film",
     response_model=Film,
-    responses=refusals(400, 401, 403, 408, 410, 413, 422, 429, 503),
+    responses=refusals(400, 401, 402, 403, 408, 410, 413, 422, 429, 503),
     openapi_extra=body_of(schemas.FilmRequest, forms=False),
 )
 async def create(request: Request, caller: Generator, after: BackgroundTasks) -> Film:
@@ -57,7 +57,9 @@ async def create(request: Request, caller: Generator, after: BackgroundTasks) ->
     asked = checked(schemas.FilmRequest, await bodies.fields(request, wait_s=service.settings.http_read_s))
     job, graph = await planned(service, asked)
     question = submission.asked(request, caller, service, asked.model_dump(mode="json", exclude_none=True))
-    spec, terms = submission.accepted(caller, question, job)
+    whole = await with_what_comes(service, job, graph)
+    estimate = await off_the_loop(lambda: service.foresight().of_graph(whole, tier=job.tier))
+    spec, terms = submission.accepted(caller, question, job, estimate)
     film_id, created = await off_the_loop(lambda: service.ledger.submit_film(spec, graph, terms))
     if created:
         after.add_task(service.poke)
@@ -188,7 +190,7 @@ async def script(request: Request, caller: Reader, film_id: str) -> Response:
     "/{film_id}/script",
     operation_id="replace_script",
     response_model=Film,
-    responses=refusals(400, 401, 403, 404, 408, 409, 413, 422, 429, 503),
+    responses=refusals(400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 503),
     openapi_extra=SCRIPT,
 )
 async def rewrite(request: Request, caller: Generator, film_id: str, after: BackgroundTasks) -> Film:
@@ -239,6 +241,14 @@ async def planned(service: Service, asked: schemas.FilmRequest) -> tuple[JobSpec
         request={"metadata": asked.metadata} if asked.metadata else {},
     )
     return job, graph
+
+
+async def with_what_comes(service: Service, job: JobSpec, graph: list[TaskSpec]) -> list[TaskSpec]:
+    """With the takes of a script that is yet to be written."""
+    if not any(task.expands for task in graph):
+        return graph
+    brief = recipe.Brief.from_json(job.spec)
+    return graph + await off_the_loop(lambda: recipe.to_come(brief, service.catalog))
 
 
 def checked_script(service: Service, document: dict[str, Any], model_id: str, *, under: str = "") -> Script:

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 from pipelines.recipes.film import MAX_SHOTS, MAX_TAKES
 from pipelines.script import MAX_LOGLINE_CHARS
 from serve.openai.schemas import AssetOf, Body, Cost, Failure, Metadata, Quality, Seconds, Seed, Tier, Usage, number
+from serve.rows import Estimated
 
 Count = BeforeValidator(number)
 
@@ -101,6 +102,7 @@ class Film(BaseModel):
     eta_seconds: float | None = Field(description="Until it is done; null: not known, or it waits for a person")
     usage: Usage | None
     cost: Cost = Field(description="Of all its revisions")
+    estimate: Estimated | None = Field(description="Of what its newest revision costs in all; null: nothing was said")
     scenes: list[FilmScene] = Field(description="Empty until it is written")
     waits_for: list[str] = Field(description="Takes that somebody has to approve or reject")
     revisions: list[Revision]

@@ -15,8 +15,10 @@ from pipelines.recipes import film as recipe
 from pipelines.script import Script
 from serve.farm.schemas import Film, FilmScene, FilmShot, Revision, Take
 from serve.finished import files_of
+from serve.foresight import estimated
 from serve.openai.schemas import Cost, Failure, Usage, assets_of
 from serve.revision import DRAWN, Task, brief_of, circled, script_of, take_id, takes_of
+from serve.rows import Estimated
 from serve.service import Service, off_the_loop
 from serve.standing import Standing, fraction, standing
 
@@ -53,6 +55,7 @@ async def shown(
         moving = await service.moving([film.now.job.id for film in found if film.now.job.counts.get(State.RUNNING)])
     waits = any(not film.now.job.over for film in found)
     queue = await off_the_loop(service.queue_now) if waits else None
+    seen = await off_the_loop(service.foresight_now) if waits else None
     now_us = service.ledger.clock.now_us()
     made = []
     for film in found:
@@ -69,7 +72,8 @@ async def shown(
         )
         if outcome.job.over and file_of(film, "film") is not None:  # what is lost then is a take that is not in it
             now = Standing(status="completed", progress=100, eta_s=0.0)
-        made.append((_film(film, now, {one["task_id"]: one for one in heard}), now))
+        estimate = estimated(seen, outcome, heard)
+        made.append((_film(film, now, {one["task_id"]: one for one in heard}, estimate), now))
     return made
 
 
@@ -96,7 +100,7 @@ def take(film: FilmRow, task: Task, heard: Json | None = None) -> Take:
     )
 
 
-def _film(film: FilmRow, now: Standing, heard: Mapping[str, Json]) -> Film:
+def _film(film: FilmRow, now: Standing, heard: Mapping[str, Json], estimate: Estimated | None) -> Film:
     job, brief, script = film.now.job, brief_of(film), script_of(film)
     completed = now.status == "completed"
     seed = brief.seed if brief.seed is not None else script.seed if script is not None else None
@@ -126,6 +130,7 @@ def _film(film: FilmRow, now: Standing, heard: Mapping[str, Json]) -> Film:
         eta_seconds=None if now.eta_s is None else round(now.eta_s, 1),
         usage=_usage(film) if completed else None,
         cost=_cost(film.spend, estimated=not now.over),
+        estimate=estimate,
         scenes=[] if script is None else list(_scenes(film, script, heard)),
         waits_for=[take_id(film.id, key) for key in waiting],
         revisions=[

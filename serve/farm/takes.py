@@ -21,6 +21,7 @@ from serve.service import Service, off_the_loop, service_of
 
 router = APIRouter(prefix="/v1/takes", tags=["takes"])
 REFUSALS = refusals(401, 403, 404, 409, 422, 429, 503)
+REVISING = REFUSALS | refusals(402)
 
 
 @router.get(
@@ -55,7 +56,7 @@ async def content(
     return await download(service, request, file, name=name, show=film.now.job.show)
 
 
-@router.post("/{take_id}/circle", operation_id="circle_take", response_model=Take, responses=REFUSALS)
+@router.post("/{take_id}/circle", operation_id="circle_take", response_model=Take, responses=REVISING)
 async def circle(request: Request, caller: Stopper, take_id: str, after: BackgroundTasks) -> Take:
     """Chooses the take for its shot: the film is cut again with it, and nothing else is made again."""
     service = service_of(request)
@@ -64,7 +65,7 @@ async def circle(request: Request, caller: Stopper, take_id: str, after: Backgro
     return await _answered(service, caller, take_id, after)
 
 
-@router.post("/{take_id}/approve", operation_id="approve_take", response_model=Take, responses=REFUSALS)
+@router.post("/{take_id}/approve", operation_id="approve_take", response_model=Take, responses=REVISING)
 async def approve(request: Request, caller: Stopper, take_id: str, after: BackgroundTasks) -> Take:
     """Accepts the take for its shot, and circles it: other takes of the shot need nobody's approval any more. Once each
     shot has an approved take the film is cut."""

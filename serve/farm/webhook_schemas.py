@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from cluster.ledger import hooks
 from cluster.ledger.hooks import Hook
-from serve.openai.schemas import Body, named
-from serve.webhooks import TOPICS, TYPES
+from serve.openai.schemas import Body
+from serve.webhooks import TOPICS, TYPES, about_of
 
 
 def _known(kind: str) -> str:
@@ -147,7 +147,7 @@ def delivery(line: hooks.Delivery) -> Delivery:
         id=line.id,
         webhook_endpoint_id=line.hook_id,
         event_type=kind,
-        data=EventData(id=named(line.job_id, kind.partition(".")[0])),
+        data=EventData(id=about_of(kind, line.job_id)),
         status=line.progress.value,
         created_at=line.created_us // 1_000_000,
         next_attempt_at=None if line.next_us is None else line.next_us // 1_000_000,

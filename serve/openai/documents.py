@@ -11,6 +11,7 @@ from serve.envelope import ErrorAnswer
 MEANINGS = {
     400: "The body, or a header, cannot be read",
     401: "No key, or none that is known",
+    402: "A budget has no room for what this is estimated to cost",
     403: "The key may not do this",
     404: "Not there, or not to be seen with this key",
     408: "The body or the result did not come in time; the same request may be sent again",

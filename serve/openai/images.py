@@ -62,7 +62,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
     "/generations",
     operation_id="create_images",
     response_model=Images,
-    responses=TAKEN_ON | refusals(400, 401, 403, 408, 409, 410, 413, 422, 429, 503),
+    responses=TAKEN_ON | refusals(400, 401, 402, 403, 408, 409, 410, 413, 422, 429, 503),
     openapi_extra=body_of(schemas.ImageRequest, forms=False),
 )
 async def generate(request: Request, caller: Generator, after: BackgroundTasks) -> Images | Response:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cluster.errors import InvalidInput
 from serve.envelope import mistake
+from serve.rows import Estimated
 
 Request = TypeVar("Request", bound=BaseModel)
 _SIZE = re.compile(r"(\d{1,5})[xX×](\d{1,5})")
@@ -139,6 +140,7 @@ class Video(BaseModel):
     usage: Usage | None
     cost: Cost
     assets: list[AssetOf] = Field(description="Its files, once they are there")
+    estimate: Estimated | None = Field(description="Of what it costs in all; null: nothing was said at its submit")
 
 
 class VideoPage(BaseModel):

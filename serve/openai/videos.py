@@ -26,6 +26,7 @@ from serve.download import download
 from serve.events import EVENTS, After, stream
 from serve.feed import News
 from serve.finished import files_of
+from serve.foresight import estimated
 from serve.gate import HEADERS
 from serve.openai import first_frames, schemas
 from serve.openai.documents import body_of, bytes_of, refusals
@@ -33,6 +34,7 @@ from serve.openai.first_frames import Reference
 from serve.openai.models import ready_model
 from serve.openai.schemas import Cost, Failure, Usage, Video, VideoDeleted, VideoPage, named, path_id
 from serve.openai.sprites import spritesheet
+from serve.rows import Estimated
 from serve.service import Service, off_the_loop, service_of
 from serve.standing import Standing, standing
 
@@ -48,7 +50,7 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
     "",
     operation_id="create_video",
     response_model=Video,
-    responses=refusals(400, 401, 403, 408, 410, 413, 422, 429, 503),
+    responses=refusals(400, 401, 402, 403, 408, 410, 413, 422, 429, 503),
     openapi_extra=body_of(schemas.VideoRequest),
 )
 async def create(request: Request, caller: Generator, after: BackgroundTasks) -> Video:
@@ -134,7 +136,7 @@ async def cancel(request: Request, caller: Stopper, video_id: str, after: Backgr
     "/{video_id}/remix",
     operation_id="remix_video",
     response_model=Video,
-    responses=refusals(400, 401, 403, 404, 408, 409, 410, 413, 422, 429, 503),
+    responses=refusals(400, 401, 402, 403, 404, 408, 409, 410, 413, 422, 429, 503),
     openapi_extra=body_of(schemas.RemixRequest),
 )
 async def remix(request: Request, caller: Generator, video_id: str, after: BackgroundTasks) -> Video:
@@ -165,7 +167,13 @@ async def remix(request: Request, caller: Generator, video_id: str, after: Backg
 )
 async def events(request: Request, caller: Reader, video_id: str, after: After = 0) -> Response:
     """Tells what happens to a video until it is over: progress is where its denoise steps are."""
-    return await stream(request, await _found(service_of(request), caller, video_id), after, _told)
+    service = service_of(request)
+
+    async def told(news: News) -> Video:
+        seen = None if news.standing.over else await off_the_loop(service.foresight_now)
+        return _video(news.outcome, news.standing, estimated(seen, news.outcome, news.moving))
+
+    return await stream(request, await _found(service, caller, video_id), after, told)
 
 
 @router.api_route(
@@ -286,6 +294,7 @@ async def _videos(service: Service, found: Sequence[Outcome]) -> list[tuple[Vide
     moving = await service.moving([one.job.id for one in found if one.job.counts.get(State.RUNNING)])
     waits = any(not one.job.over for one in found)
     queue = await off_the_loop(service.queue_now) if waits else None
+    seen = await off_the_loop(service.foresight_now) if waits else None
     now_us = service.ledger.clock.now_us()
     made = []
     for one in found:
@@ -297,15 +306,11 @@ async def _videos(service: Service, found: Sequence[Outcome]) -> list[tuple[Vide
             ratios=service.queue.ratios,
             now_us=now_us,
         )
-        made.append((_video(one, now), now))
+        made.append((_video(one, now, estimated(seen, one, moving.get(one.job.id, ()))), now))
     return made
 
 
-async def _told(news: News) -> Video:
-    return _video(news.outcome, news.standing)
-
-
-def _video(outcome: Outcome, now: Standing) -> Video:
+def _video(outcome: Outcome, now: Standing, estimate: Estimated | None) -> Video:
     job, spec = outcome.job, outcome.job.spec
     completed = now.status == "completed"
     return Video(
@@ -329,6 +334,7 @@ def _video(outcome: Outcome, now: Standing) -> Video:
         usage=_usage(outcome) if completed else None,
         cost=Cost(amount=f"{usd(outcome.spend.nano):.9f}", estimated=not now.over),
         assets=schemas.assets_of(files_of(RECIPE, outcome.tasks)) if completed else [],
+        estimate=estimate,
     )
 
 

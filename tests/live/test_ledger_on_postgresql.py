@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.contracts.ledger_budgets import *  # noqa: F403
 from tests.contracts.ledger_costs import *  # noqa: F403
 from tests.contracts.ledger_films import *  # noqa: F403
 from tests.contracts.ledger_gates import *  # noqa: F403

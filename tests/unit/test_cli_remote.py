@@ -140,6 +140,9 @@ LOOKS = [
     ["shows", "lanterns"],
     ["cost", "--by", "film", "--show", "lanterns"],
     ["cost", "--by", "shot", "--show", "default", "--limit", "1"],
+    ["estimate", "a red boat crosses the sea", "--shots", "3", "--takes", "2"],
+    ["estimate", "clip", "a red boat crosses the sea", "--quality", "draft"],
+    ["estimate", "image", "a red boat"],
 ]
 
 
@@ -178,6 +181,14 @@ VERBS = [
     ["drain", WORKER, "--yes", "--json"],
     ["shows", "lanterns", "--share", "2.5"],
     ["shows", "to come", "--share", "1", "--json"],
+    ["budget", "set", "show", "lanterns", "--cap", "3", "--period", "month", "--at", "0.5=notify", "--at", "1=cancel"],
+    ["budget", "set", "tenant", "--cap", "$0.25"],
+    ["budget", "set", "tenant", "--cap", "12.5", "--at", "0.9=finish"],
+    ["budget", "ls"],
+    ["shows", "lanterns"],
+    ["budget", "rm", "show", "lanterns"],
+    ["budget", "rm", "show", "lanterns", "--yes"],
+    ["budget", "ls"],
 ]
 
 
@@ -198,6 +209,7 @@ def test_what_is_done_is_said_and_done_alike(both: Both) -> None:
         "requeue FILM",
         "requeue FILM --json",
         "drain 9abcde",
+        "budget rm show lanterns",
     ]  # without a yes
     here.close()
 
@@ -222,6 +234,15 @@ MISTAKES = [
     ["info", "a\x01bcd"],
     ["keys", "revoke", "key_none", "--yes"],
     ["keys", "rotate", "k", "--yes"],
+    ["estimate", "opera", "a red boat"],
+    ["budget", "show", "show", "nobody"],
+    ["budget", "rm", "tenant", "--yes"],
+    ["budget", "set", "show", "--cap", "3"],
+    ["budget", "set", "tenant", "x", "--cap", "3"],
+    ["budget", "set", "film", "film_none", "--cap", "3"],
+    ["budget", "set", "tenant", "--cap", "3", "--currency", "EUR"],
+    ["budget", "set", "tenant", "--cap", "a lot"],
+    ["budget", "set", "tenant", "--cap", "3", "--at", "80%"],
 ]
 
 

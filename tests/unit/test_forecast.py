@@ -142,3 +142,21 @@ def test_what_fifty_tasks_come_to_is_mostly_below_the_p95_which_is_far_below_fif
 def test_parts_that_follow_each_other_add_up_to_less_than_their_p95s():
     assert total([Span(p50=1, p95=4), Span(p50=2, p95=6)]) == Span(p50=3, p95=8)
     assert total([]) == Span(p50=0, p95=0)
+
+
+def test_a_machine_that_has_become_busy_is_believed_for_all_shapes_and_for_few_tasks():
+    """Five takes of one shape took three times as long as that shape did: so will one of another shape."""
+    calm = [*taught(*[6.0] * 9), *taught(*[12.0] * 9, shape="long", predicted_s=12.0)]
+    paces = Paces([*taught(*[18.0] * 5), *calm])
+    assert paces.of("render", "house", "long", 12.0).p50 == pytest.approx(3.0)
+    assert Paces(calm).of("render", "house", "long", 12.0).p50 == 1.0
+    one, many = (forecast([take(n, predicted_s=12.0, shape="long")], paces=paces, crews=[CPU], unknown=NOBODY,
+                          before=Before()).held_s.p50 for n in (1, 500))  # fmt: skip
+    assert (one, many) == (pytest.approx(36.0), pytest.approx(500 * 12.0, rel=0.05))
+
+
+def test_a_shape_that_nobody_has_seen_has_the_base_of_the_others_and_grows_with_what_was_predicted():
+    """Ten seconds, and two for each that was predicted: no ratio would fit both."""
+    paces = Paces([*taught(*[14.0] * 4, shape="short", predicted_s=2.0), *taught(*[30.0] * 4, predicted_s=10.0)])
+    assert paces.of("render", "house", "unseen", 6.0).p50 * 6.0 == pytest.approx(22.0)
+    assert paces.of("render", "house", "unseen", 0.1).p50 * 0.1 == pytest.approx(10.2)

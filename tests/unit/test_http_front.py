@@ -92,6 +92,10 @@ ROUTES = [
     ("GET", "/v1/shows", (Scope.READ,)),
     ("GET", "/v1/shows/{show}", (Scope.READ,)),
     ("PUT", "/v1/shows/{show}", ()),
+    ("GET", "/v1/budgets", (Scope.OPERATE,)),
+    ("PUT", "/v1/budgets", ()),
+    ("GET", "/v1/budgets/{budget}", (Scope.OPERATE,)),
+    ("DELETE", "/v1/budgets/{budget}", ()),
     ("GET", "/v1/keys", ()),
     ("POST", "/v1/keys", ()),
     ("POST", "/v1/keys/{api_key}/rotate", ()),
@@ -101,7 +105,7 @@ ROUTES = [
     ("GET", "/v1/names/keys", ()),
     ("GET", "/metrics", (Scope.OPERATE,)),
 ]
-NOWHERE = dict.fromkeys(("asset", "file", "job", "task", "worker", "show", "api_key"), "x")
+NOWHERE = dict.fromkeys(("asset", "file", "job", "task", "worker", "show", "api_key", "budget"), "x")
 OF_OBJECTS = [
     (method, path) for method, path, _ in ROUTES if re.search(r"\{(video|image|film|take)\}", path) is not None
 ]

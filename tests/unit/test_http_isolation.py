@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from cluster.budgets import BudgetSpec
+from cluster.budgets import Scope as Budgeted
 from cluster.ledger.hooks import HookSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
@@ -38,6 +40,7 @@ OWNED = {
     "task": "task_",
     "api_key": "key_",
     "asset": "abab",
+    "budget": "budget_",
 }
 """Ids in paths of what a tenant owns, and how they begin."""
 SCRIPT = script_of(CATALOG, "boat")
@@ -46,7 +49,7 @@ BODIES: dict[str, Any] = {
     "PUT /v1/films/{film}/script": SCRIPT,
 }
 """What a route needs so that it looks for its object; else a prompt."""
-OF_OPERATORS = re.compile(r"/v1/(assets|jobs|tasks|workers|shows|keys|names)\b")
+OF_OPERATORS = re.compile(r"/v1/(assets|jobs|tasks|workers|shows|budgets|keys|names)\b")
 """Whose bodies may be empty."""
 QUERIES = {path: {"part": f"job_{ABSENT}"} for path in ("/v1/names/jobs", "/v1/names/workers", "/v1/names/keys")}
 OF_ONE = {*QUERIES, "/v1/shows/{show}"}
@@ -87,6 +90,8 @@ class World:
         file = {"sha256": "ab" * 32, "key": f"studio/assets/sha256/ab/ab/{'ab' * 32}", "size_bytes": 3}
         desk.ledger.name_asset("studio", {**file, "media_type": "image/png", "show": "feature"})
         self.ids["asset"] = "ab" * 32
+        capped = BudgetSpec(tenant="studio", scope=Budgeted.SHOW, subject="feature", cap_nano=10**12)
+        self.ids["budget"] = desk.ledger.set_budget(capped).id
         self.ledger_events = {job.id: job.seq for job in desk.ledger.jobs()}
 
     def _heard(self) -> dict[str, str]:

@@ -192,8 +192,11 @@ def test_whatever_is_ordered_the_answer_is_one_that_the_document_names(
         "task_id": idle.books.task(job_id, "a")["id"],
         "worker_id": "w2",
         "show": "x",
+        "budget_id": "x",
     }
-    of_operators = re.compile(r"/v1/(jobs|tasks|workers|shows|keys|names)\b(?!.*/events)")  # a stream has no end
+    of_operators = re.compile(
+        r"/v1/(jobs|tasks|workers|shows|budgets|keys|names)\b(?!.*/events)"
+    )  # a stream has no end
     ours = [path for path in paths if of_operators.match(path)]
     for path in ours:
         for method, told in paths[path].items():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster import states
+from cluster.budgets import Action, Budget, BudgetSpec, Need, Scope
 from cluster.fit import Asked, Place
 from cluster.states import State
 from cluster.why import Here, Predicate, Snapshot, Work, why
@@ -49,11 +50,36 @@ def seen(state: State = S.READY, **more: Any) -> Snapshot:
     return Snapshot(**{**facts, **more})
 
 
+NEED = Need(likely_nano=10_000_000, wanted_nano=20_000_000)
+
+
+def capped(*, spent: int, reserved: int = 0, **more: Any) -> Budget:
+    """Ten cents for a show; in thousandths of a dollar."""
+    spec = BudgetSpec(tenant="studio", scope=Scope.SHOW, subject="trailer", cap_nano=100_000_000)
+    facts = {"acting": None, "from_us": 0, "until_us": None, "created_us": 0, "changed_us": 0, **more}
+    return Budget(id="b", spec=spec, spent_nano=spent * 10**6, reserved_nano=reserved * 10**6, **facts)
+
+
 BUSY = (worker("w1", runs("a", 10)), worker("w2", runs("b", 25, on="w2")))
 DRAINED = "three failures in a row"
 CASES: dict[str, tuple[Snapshot, list[tuple[Predicate, str, float | None, str | None]]]] = {
     "nothing but the next look": (seen(), [(P.DISPATCH, "a free worker asks for it at any moment", 1, None)]),
     "job on hold": (seen(held=True), [(P.JOB_HELD, "its job is on hold", None, "farm release job_1")]),
+    "a budget that others have reserved": (
+        seen(budgets=(capped(spent=60, reserved=30),), need=NEED),
+        [(P.BUDGET, "the budget of show trailer has no room for it: $0.0600 of $0.1000 spent, $0.0300 reserved by what "
+          "runs", None, None)],
+    ),
+    "a budget that is spent": (
+        seen(S.SUSPENDED, task=work("me", S.SUSPENDED, reason="budget"), budgets=(capped(spent=95),), need=NEED),
+        [(P.BUDGET, "the budget of show trailer has no room for it: $0.0950 of $0.1000 spent, $0.0000 reserved by what "
+          "runs", None, "farm budget set show trailer --cap USD")],
+    ),
+    "a budget of a month on hold": (
+        seen(budgets=(capped(spent=80, acting=Action.HOLD, until_us=60_000_000),), need=NEED, now_us=20_000_000),
+        [(P.BUDGET, "the budget of show trailer lets nothing start (hold): $0.0800 of $0.1000 spent", 40,
+          "farm budget set show trailer --cap USD")],
+    ),
     "job canceled": (seen(canceled=True), [(P.JOB_CANCELED, "its job is canceled", None, "farm requeue job_1/me")]),
     "on hold itself": (
         seen(S.SUSPENDED, task=work("me", S.SUSPENDED, reason="put on hold by a person")),

@@ -1,0 +1,345 @@
+"""Budgets: what is reserved, spent and given back, what a threshold does, and how far past its cap a budget can go."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from cluster.budgets import Action, Budget, BudgetSpec, Period, Reserves, Scope, Threshold, is_near
+from cluster.errors import FailureClass, LedgerUnavailable, OverBudget
+from cluster.graph import TaskSpec
+from cluster.ledger import budgets as rows
+from cluster.ledger.hooks import BUDGET_REACHED, HookSpec
+from cluster.ledger.jobs import Terms
+from cluster.ledger.leases import Held
+from cluster.states import Move, State
+from cluster.timing import Paces, Sample
+from tests.ledger_desk import LedgerDesk, brief, task
+
+S1 = 1_000_000
+"""Nano-dollars of one second of a worker."""
+KNOWN = Paces([Sample(step="draw", model=None, shape=None, predicted_s=1.0, actual_s=1.0)] * 3)
+TAKES_10 = Reserves(paces=KNOWN, slack_s=2.0, cold_s=900.0)
+"""Tasks are known to take what was predicted; a heartbeat is 2 s."""
+
+
+def cap(desk: LedgerDesk, seconds: float, *thresholds: tuple[float, Action], **more: Any) -> Budget:
+    """Of the tenant, or of what `more` says, worth so many seconds of a worker."""
+    given = tuple(Threshold(at=at, action=action) for at, action in thresholds)
+    values = {"tenant": "studio", "scope": Scope.TENANT, **more}
+    return desk.ledger.set_budget(BudgetSpec(cap_nano=round(seconds * S1), thresholds=given, **values))
+
+
+def now(desk: LedgerDesk, budget: Budget) -> Budget:
+    return next(b for b in desk.ledger.budgets() if b.id == budget.id)
+
+
+def kinds(desk: LedgerDesk, budget: Budget) -> list[str]:
+    return [row.kind for row in reversed(desk.ledger.view(lambda c: rows.history(c, budget.id)))]
+
+
+def ask(desk: LedgerDesk, job: str, key: str, *, worker: str = "w1", reserves: Reserves = TAKES_10) -> Any:
+    row = desk.task(job, key)
+    request = f"{job} {key} {row['epoch']} {desk.clock.now_us()}"
+    return desk.ledger.lease_all(desk.term, [(row["id"], row["epoch"], worker, request)], reserves=reserves)[0]
+
+
+def leased(desk: LedgerDesk, job: str, key: str, **more: Any) -> dict[str, Any]:
+    got = ask(desk, job, key, **more)
+    assert isinstance(got, tuple), got
+    return {"task_id": got[0]["id"], "attempt_id": got[0]["attempt_id"], "epoch": got[0]["epoch"]}
+
+
+def commit(desk: LedgerDesk, who: dict[str, Any]) -> None:
+    key = f"studio/attempts/{who['attempt_id']}/receipt.json"
+    desk.ledger.commit(desk.term, **who, receipt_key=key, files=[], result={}, facts={})
+
+
+def near(desk: LedgerDesk) -> list[str]:
+    """Who may have spent what it reserved by the next heartbeat, as a dispatcher sees it."""
+    return [
+        row.attempt_id
+        for row in desk.ledger.running()
+        if is_near(
+            row.reserved_nano, accrued_s=(desk.clock.now_us() - row.since_us) / 1e6, slack_s=TAKES_10.slack_s,
+            nano_per_hour=row.nano_per_hour,
+        )
+    ]  # fmt: skip
+
+
+def draws(key: str, seconds: float = 10.0) -> TaskSpec:
+    return task(key, weight=seconds)
+
+
+def test_a_lease_reserves_and_what_is_not_used_goes_back(desk: LedgerDesk) -> None:
+    budget, job = cap(desk, 100), desk.submit(draws("a"), draws("b"))
+    a = leased(desk, job, "a")
+    assert (now(desk, budget).spent_nano, now(desk, budget).reserved_nano) == (0, 12 * S1)
+    b = leased(desk, job, "b", worker="w2")
+    desk.clock.advance(7)
+    commit(desk, a)
+    assert (now(desk, budget).spent_nano, now(desk, budget).reserved_nano) == (7 * S1, 12 * S1)
+    desk.clock.advance(8)
+    desk.ledger.lose(desk.term, **b, why="its lease ran out")
+    assert (now(desk, budget).spent_nano, now(desk, budget).reserved_nano) == (22 * S1, 0)
+    desk.check()
+
+
+def test_of_work_that_nobody_knows_the_whole_time_limit_is_reserved(desk: LedgerDesk) -> None:
+    budget, job = cap(desk, 5000), desk.submit(draws("a"))
+    leased(desk, job, "a", reserves=Reserves(slack_s=2.0, cold_s=900.0))
+    assert now(desk, budget).reserved_nano == 902 * S1
+
+
+def test_a_farm_without_budgets_reserves_nothing(desk: LedgerDesk) -> None:
+    job = desk.submit(draws("a"))
+    leased(desk, job, "a")
+    assert desk.ledger.attempts(job)[0]["reserved_nano"] is None
+    assert desk.ledger.tend_budgets(desk.term) is None
+    desk.check()
+
+
+def test_budgets_nest_and_every_one_must_have_room(desk: LedgerDesk) -> None:
+    film, _ = desk.ledger.submit_film(brief(show="trailer"), [draws("a"), draws("b")])
+    job = film.replace("film_", "job_")
+    whole, show = cap(desk, 1000), cap(desk, 500, scope=Scope.SHOW, subject="trailer")
+    own = cap(desk, 13, scope=Scope.FILM, subject=film)
+    other = cap(desk, 1, scope=Scope.SHOW, subject="another")
+    leased(desk, job, "a")
+    assert [now(desk, b).reserved_nano for b in (whole, show, own, other)] == [12 * S1, 12 * S1, 12 * S1, 0]
+    refused = ask(desk, job, "b", worker="w2")
+    assert isinstance(refused, Held)
+    assert (refused.scope, refused.subject) == ("film", film)
+    elsewhere = desk.submit(draws("c"), show="default")
+    leased(desk, elsewhere, "c", worker="w2")
+    desk.check()
+
+
+def test_the_last_of_a_budget_goes_to_what_will_probably_fit(desk: LedgerDesk) -> None:
+    """Where nobody else has reserved anything, for nothing could come back."""
+    cap(desk, 12.5)
+    job = desk.submit(draws("long", 30.0), draws("a"))
+    slow = Reserves(paces=Paces([*[Sample(step="draw", model=None, shape=None, predicted_s=1.0, actual_s=s) for s in
+                                   (1.0, 1.0, 1.0, 2.0)]]), slack_s=2.0)  # fmt: skip
+    assert isinstance(ask(desk, job, "long", reserves=slow), Held)
+    leased(desk, job, "a", reserves=slow)
+    assert desk.ledger.attempts(job)[0]["reserved_nano"] == 12_500_000
+    desk.check()
+
+
+def test_what_costs_more_than_is_left_is_refused_at_submit(desk: LedgerDesk) -> None:
+    cap(desk, 100, scope=Scope.SHOW, subject="trailer")
+    terms = Terms(estimate={"nano": {"p50": 101 * S1, "p95": 300 * S1}})
+    with pytest.raises(OverBudget, match=r"the show trailer is \$0.1000, \$0.1000 left; this is estimated at") as found:
+        desk.ledger.submit(brief(show="trailer"), [draws("a")], terms)
+    assert found.value.field == "show"
+    assert "farm budget set show trailer --cap" in str(found.value.remedy)
+    assert desk.ledger.submit(brief(show="trailer"), [draws("a")], Terms(estimate={"nano": {"p50": 99 * S1}}))[1]
+    assert desk.ledger.submit(brief(show="elsewhere"), [draws("a")], terms)[1]
+
+
+def test_a_task_that_nears_what_it_reserved_gets_more_or_stops(desk: LedgerDesk) -> None:
+    budget, job = cap(desk, 20), desk.submit(draws("a"))
+    a = leased(desk, job, "a")
+    desk.clock.advance(10)
+    assert desk.ledger.extend(desk.term, [a["attempt_id"]], TAKES_10) == {a["attempt_id"]: True}
+    assert (now(desk, budget).spent_nano, now(desk, budget).reserved_nano) == (10 * S1, 8 * S1)
+    desk.clock.advance(9)
+    assert desk.ledger.extend(desk.term, [a["attempt_id"]], TAKES_10) == {a["attempt_id"]: False}
+    desk.clock.advance(1)
+    facts = {"checkpoint": "studio/attempts/x/checkpoint-4"}
+    desk.ledger.interrupt(desk.term, **a, facts=facts, suspend="budget")
+    assert (desk.state(job, "a"), desk.task(job, "a")["reason"]) == (State.SUSPENDED, "budget")
+    assert (now(desk, budget).spent_nano, now(desk, budget).reserved_nano) == (20 * S1, 0)
+    assert kinds(desk, budget) == ["budget.set", "budget.stop"]
+    desk.check()
+
+
+def test_a_raised_cap_lets_go_on_what_was_stopped(desk: LedgerDesk) -> None:
+    cap(desk, 12, (1.0, Action.HOLD))
+    job = desk.submit(draws("a"), draws("b", 1.0))
+    a = leased(desk, job, "a")
+    desk.clock.advance(11)
+    assert desk.ledger.extend(desk.term, [a["attempt_id"]], TAKES_10) == {a["attempt_id"]: False}
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    assert desk.ledger.tend_budgets(desk.term) == 0  # on hold, although a second is left
+    assert isinstance(ask(desk, job, "b"), Held)
+    assert desk.ledger.jobs_with_ready_tasks() == []
+    cap(desk, 40, (1.0, Action.HOLD))
+    assert desk.state(job, "a") is State.READY
+    assert len(desk.ledger.jobs_with_ready_tasks()) == 1
+    leased(desk, job, "a")
+    desk.check()
+
+
+def test_what_a_person_put_on_hold_is_not_woken(desk: LedgerDesk) -> None:
+    cap(desk, 100)
+    job = desk.submit(draws("a"))
+    desk.move(job, "a", Move.HOLD)
+    assert desk.ledger.tend_budgets(desk.term) == 0
+    assert desk.state(job, "a") is State.SUSPENDED
+
+
+def test_what_was_stopped_goes_on_when_others_have_used_less(desk: LedgerDesk) -> None:
+    cap(desk, 25)
+    job = desk.submit(draws("a"), draws("b"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(5)
+    commit(desk, b)
+    job2 = desk.submit(draws("c", 6.0))
+    c = leased(desk, job2, "c", worker="w2")
+    desk.clock.advance(6)
+    assert desk.ledger.extend(desk.term, [a["attempt_id"]], TAKES_10) == {a["attempt_id"]: False}
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    desk.ledger.fail(desk.term, **c, failure=FailureClass.INPUT, code="x", message="x", facts={})
+    assert desk.ledger.tend_budgets(desk.term) == 1
+    assert desk.state(job, "a") is State.READY
+    desk.check()
+
+
+def test_a_new_month_begins_with_nothing_spent(desk: LedgerDesk) -> None:
+    budget = cap(desk, 12, (0.5, Action.HOLD), period=Period.MONTH)
+    job = desk.submit(draws("a"), draws("b"))
+    a = leased(desk, job, "a")
+    desk.clock.advance(6)
+    commit(desk, a)
+    assert isinstance(ask(desk, job, "b"), Held)
+    left_s = (now(desk, budget).until_us or 0) / 1e6 - desk.clock.now_us() / 1e6
+    desk.clock.advance(left_s - 1)
+    desk.ledger.tend_budgets(desk.term)
+    assert isinstance(ask(desk, job, "b"), Held)
+    desk.clock.advance(1)
+    desk.ledger.tend_budgets(desk.term)
+    fresh = now(desk, budget)
+    assert (fresh.spent_nano, fresh.acting) == (0, None)
+    leased(desk, job, "b")
+    assert kinds(desk, budget) == ["budget.set", "budget.reached", "budget.turn"]
+    desk.check()
+
+
+def test_notify_is_told_once_to_those_who_listen_and_stops_nothing(desk: LedgerDesk) -> None:
+    spec = HookSpec(tenant="studio", name="n", url="https://example.org", topics=(BUDGET_REACHED,))
+    hook, _ = desk.ledger.create_hook(spec)
+    desk.ledger.create_hook(HookSpec(tenant="studio", name="d", url="https://example.org", topics=("x y",)))
+    budget, job = cap(desk, 100, (0.1, Action.NOTIFY)), desk.submit(*(draws(k) for k in "abc"))
+    for key in "ab":
+        who = leased(desk, job, key)
+        desk.clock.advance(10)
+        commit(desk, who)
+    assert kinds(desk, budget) == ["budget.set", "budget.reached"]
+    assert now(desk, budget).acting is Action.NOTIFY
+    told = desk.ledger.claim_deliveries(limit=9, each=9, without=(), lease_s=60.0)
+    assert [(m.hook_id, m.topic, m.job_id) for m in told] == [(hook.id, BUDGET_REACHED, budget.id)]
+    leased(desk, job, "c")
+
+
+def test_finish_lets_end_what_runs_past_the_cap_and_starts_nothing(desk: LedgerDesk) -> None:
+    budget = cap(desk, 30, (0.3, Action.FINISH))
+    job = desk.submit(draws("a"), draws("b"), draws("c"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    commit(desk, a)
+    assert isinstance(ask(desk, job, "c"), Held)
+    for _ in range(8):
+        desk.clock.advance(3)
+        assert desk.ledger.extend(desk.term, [b["attempt_id"]], TAKES_10) == {b["attempt_id"]: True}
+    commit(desk, b)
+    assert (desk.state(job, "b"), now(desk, budget).spent_nano) == (State.SUCCEEDED, 44 * S1)
+    desk.check()
+
+
+def test_hold_lets_run_what_runs_as_far_as_the_cap(desk: LedgerDesk) -> None:
+    cap(desk, 30, (0.3, Action.HOLD))
+    job = desk.submit(draws("a"), draws("b"), draws("c"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    commit(desk, a)
+    assert isinstance(ask(desk, job, "c"), Held)
+    assert desk.ledger.extend(desk.term, [b["attempt_id"]], TAKES_10) == {b["attempt_id"]: True}
+    desk.clock.advance(9)
+    assert desk.ledger.extend(desk.term, [b["attempt_id"]], TAKES_10) == {b["attempt_id"]: False}
+
+
+def test_cancel_ends_all_that_is_open_in_the_scope_alone(desk: LedgerDesk) -> None:
+    cap(desk, 100, (0.1, Action.CANCEL), scope=Scope.SHOW, subject="one")
+    one, two = desk.submit(draws("a"), draws("b"), show="one"), desk.submit(draws("z"), show="two")
+    open_too = desk.submit(draws("c"), show="one")
+    who = leased(desk, one, "a")
+    desk.clock.advance(10)
+    commit(desk, who)
+    assert desk.ledger.tend_budgets(desk.term) == 2
+    assert (desk.state(one, "b"), desk.state(open_too, "c")) == (State.CANCELED, State.CANCELED)
+    assert (desk.state(one, "a"), desk.state(two, "z")) == (State.SUCCEEDED, State.READY)
+    with pytest.raises(OverBudget, match="cancel at its threshold"):
+        desk.submit(draws("d"), show="one")
+    desk.check()
+
+
+def test_a_budget_counts_what_was_spent_before_it_and_what_runs(desk: LedgerDesk) -> None:
+    job = desk.submit(draws("a"), draws("b"))
+    who = leased(desk, job, "a")
+    desk.clock.advance(4)
+    commit(desk, who)
+    b = leased(desk, job, "b")
+    budget = cap(desk, 100)
+    assert (budget.spent_nano, budget.reserved_nano) == (4 * S1, 0)
+    desk.clock.advance(3)
+    assert desk.ledger.extend(desk.term, [b["attempt_id"]], TAKES_10) == {b["attempt_id"]: True}
+    assert (now(desk, budget).spent_nano, now(desk, budget).reserved_nano) == (7 * S1, 6 * S1)
+    desk.check()
+    desk.ledger.remove_budget("studio", budget.id)
+    commit(desk, b)
+    assert desk.ledger.budgets() == []
+    desk.check()
+
+
+def test_fifty_jobs_at_once_with_estimates_too_low_stay_within_the_bound(desk: LedgerDesk) -> None:
+    """One dollar; each task is believed to take 10 s and would take 60: three dollars. A heartbeat is 2 s, and four
+    workers run under the cap, so it may be overshot by 8 s of a worker."""
+    heartbeat_s, takes_s, workers = 2, 60, ["w1", "w2", "w3", "w4"]
+    for more in workers[2:]:
+        desk.join(more)
+    budget = cap(desk, 1000)
+
+    def submitted(n: int) -> str:
+        while True:
+            try:
+                return desk.submit(draws(f"t{n}"), show=f"show{n % 3}")
+            except LedgerUnavailable:  # too many at once for a slow machine: a client asks again
+                continue
+
+    with ThreadPoolExecutor(10) as pool:
+        jobs = list(pool.map(submitted, range(50)))
+    waiting = [(job, f"t{n}") for n, job in enumerate(jobs)]
+    running: dict[str, tuple[str, dict[str, Any], int]] = {}
+    stopped = finished = 0
+    for second in range(0, 2000, heartbeat_s):
+        for worker, (_, who, since) in list(running.items()):
+            if second - since >= takes_s:
+                commit(desk, who)
+                finished += 1
+                del running[worker]
+        for attempt, goes_on in desk.ledger.extend(desk.term, near(desk), TAKES_10).items():
+            if not goes_on:  # the worker hears it, and stops at a checkpoint before its next heartbeat
+                worker, who = next((w, who) for w, (_, who, _) in running.items() if who["attempt_id"] == attempt)
+                desk.clock.advance(1)
+                desk.ledger.interrupt(desk.term, **who, facts={"checkpoint": "x"}, suspend="budget")
+                stopped += 1
+                del running[worker]
+        for worker in workers:
+            if worker not in running and waiting:
+                got = ask(desk, *waiting[0], worker=worker)
+                if isinstance(got, tuple):
+                    who = {"task_id": got[0]["id"], "attempt_id": got[0]["attempt_id"], "epoch": got[0]["epoch"]}
+                    running[worker] = (waiting.pop(0)[0], who, second)
+        if not running:
+            break
+        desk.clock.advance(heartbeat_s)
+    spent = now(desk, budget).spent_nano
+    assert spent == desk.ledger.spent(tenant="studio").nano
+    assert spent <= (1000 + heartbeat_s * len(workers)) * S1
+    assert spent > 950 * S1, "the cap was hardly used"
+    assert (finished > 10, stopped > 0, len(waiting) > 25) == (True, True, True)
+    desk.check()
