@@ -84,12 +84,13 @@ def put(
     as_json: AsJson = False,
 ) -> None:
     """Set the budget of the tenant, a show or a film; again changes it. What waited for money goes on if there is."""
+    from cluster.budgets import Period, Scope
     from serve.cli import office, rows, tables
     from serve.rows import BudgetAsked
 
     asked = BudgetAsked(
-        scope=scope.value, subject=utf8(subject, "subject"), cap_usd=_dollars(cap), currency=currency,
-        period=period.value, thresholds=None if at is None else [_threshold(one) for one in at],
+        scope=Scope(scope.value), subject=utf8(subject, "subject"), cap_usd=_dollars(cap), currency=currency,
+        period=Period(period.value), thresholds=None if at is None else [_threshold(one) for one in at],
     )  # fmt: skip
     with office.opened() as desk:
         row = desk.set_budget(asked)

@@ -56,12 +56,12 @@ def estimate(
     from serve.cli import rows, tables
 
     kind, words = _meant(what, text)
-    shared: dict[str, Any] = {"quality": quality.value, "model": model}
-    asked: dict[str, Any] = {
+    of_kind: dict[Kind, dict[str, Any]] = {
         Kind.FILM: {"logline": words, "shots": shots, "takes": takes, "seconds": seconds},
         Kind.CLIP: {"prompt": words, "seconds": seconds},
         Kind.IMAGE: {"prompt": words},
-    }[kind] | shared
+    }
+    asked = of_kind[kind] | {"quality": quality.value, "model": model}
     settings = settings_module.load()
     found = _there(kind, asked, settings) if settings.url else _here(kind, asked, settings)
     if as_json:
