@@ -102,7 +102,9 @@ class Paces:
         ratios, spread = self._ratios[kind], self._spread.get(kind, [])
         drift = self._drift.get((step, model), 1.0)
         p50 = base * drift
-        above = _p95(spread) if len(spread) >= MIN_SAMPLES else _p95(ratios) / statistics.median(ratios)
+        above = _p95(ratios) / statistics.median(ratios)
+        if len(spread) >= MIN_SAMPLES:  # either it was chance all the time, or the machine was as busy as it was
+            above = min(above, _p95(spread))
         mean = statistics.fmean(ratios) / statistics.median(ratios)
         return Pace(mean=p50 * mean, p50=p50, p95=p50 * max(1.0, above), num_samples=len(ratios), drift=drift)
 

@@ -17,6 +17,7 @@ from actors.catalog import Catalog
 from actors.contract import Json
 from cluster.errors import FarmError, Unavailable
 from cluster.forecast import Crew
+from cluster.graph import TaskSpec
 from cluster.ledger import history, holdings, outcomes
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.outcomes import Backlog
@@ -38,6 +39,7 @@ PICTURES_AT_ONCE = 4
 """Pictures of others that are fetched and decoded at a time: each takes up to 300 MB."""
 EXPORTS_AT_ONCE = 2
 """Exports of costs that are written at a time: each holds a connection to the ledger for as long as it is read."""
+NO_QUEUE = Backlog(before=(), ready_s={}, running_s={}, num_ready={}, num_workers={})
 LOOKS = 20
 """The queue is looked at again after this many times what the last look took: it never takes more than 5 %."""
 
@@ -57,7 +59,7 @@ class Queue:
         self._ledger = ledger
         self._lock = threading.Lock()
         self._until_s = float("-inf")
-        self._seen = Backlog(before=(), ready_s={}, running_s={}, num_ready={}, num_workers={})
+        self._seen = NO_QUEUE
         self._places: dict[str, int] = {}
         self._ratios: dict[str, float] = {}
         self._paces = Paces(())
@@ -82,6 +84,15 @@ class Queue:
             return self._seen
         finally:
             self._lock.release()
+
+    def lore(self) -> tuple[Paces, list[Crew]]:
+        """What attempts have taught, and who works, as the last look saw it; no look of its own but for the first: an
+        answer about a job that was just submitted wants one that sees it. Raises LedgerUnavailable."""
+        with self._lock:
+            if self._until_s == float("-inf") and not self._crews:
+                self._paces = Paces(self._ledger.view(history.samples))
+                self._crews = self._ledger.view(holdings.crews)
+            return self._paces, self._crews
 
     def place(self, job_id: str) -> int | None:
         """How many jobs are likely to begin before this one; None if it does not wait."""
@@ -139,6 +150,12 @@ class Service:
         backlog = self.queue.look()
         unknown = nobody_yet(self.settings, self.ledger.clock.now_us())
         return Foresight(backlog=backlog, paces=self.queue.paces, crews=self.queue.crews, unknown=unknown)
+
+    def foretold(self, graph: Sequence[TaskSpec], *, tier: str) -> Json:
+        """What a job keeps of its estimate at submit. Raises LedgerUnavailable."""
+        paces, crews = self.queue.lore()
+        unknown = nobody_yet(self.settings, self.ledger.clock.now_us())
+        return Foresight(backlog=NO_QUEUE, paces=paces, crews=crews, unknown=unknown).of_graph(graph, tier=tier)
 
     def foresight_now(self) -> Foresight | None:
         """None while the ledger does not answer."""

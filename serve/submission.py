@@ -65,7 +65,7 @@ async def submit(
 
     Expired: the job of this key was deleted since.
     """
-    estimate = await off_the_loop(lambda: service.foresight().of_graph(graph, tier=job.tier))
+    estimate = await off_the_loop(lambda: service.foretold(graph, tier=job.tier))
     spec, terms = accepted(caller, asked, job, estimate)
     job_id, created = await off_the_loop(lambda: service.ledger.submit(spec, graph, terms))
     try:

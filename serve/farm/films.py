@@ -58,7 +58,7 @@ async def create(request: Request, caller: Generator, after: BackgroundTasks) ->
     job, graph = await planned(service, asked)
     question = submission.asked(request, caller, service, asked.model_dump(mode="json", exclude_none=True))
     whole = await with_what_comes(service, job, graph)
-    estimate = await off_the_loop(lambda: service.foresight().of_graph(whole, tier=job.tier))
+    estimate = await off_the_loop(lambda: service.foretold(whole, tier=job.tier))
     spec, terms = submission.accepted(caller, question, job, estimate)
     film_id, created = await off_the_loop(lambda: service.ledger.submit_film(spec, graph, terms))
     if created:
