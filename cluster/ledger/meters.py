@@ -6,7 +6,7 @@ price that is missing loses nothing, and a line says what was counted, at which 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Table, and_, bindparam, func, insert, select,
 
 from cluster.clock import to_datetime
 from cluster.errors import InvalidSettings
+from cluster.ledger import budgets
 from cluster.ledger.keys import MINUTE_US
 from cluster.ledger.money import FARM_SHOW, FARM_TENANT
 from cluster.ledger.schema import (
@@ -147,6 +148,11 @@ def bill(connection: Connection, card: RateCard, *, now_us: int, until_us: int) 
     _bill_storage(connection, biller)
     if biller.lines:
         connection.execute(insert(cost_lines), biller.lines)
+        by_show = Counter[tuple[str, str]]()
+        for line in biller.lines:
+            by_show[line["tenant"], line["show"]] += line["nano"]
+        for (tenant, show), nano in sorted(by_show.items()):
+            budgets.charge(connection, tenant, show, nano, now_us=now_us)
     return Billed(num_lines=len(biller.lines), gaps=tuple(biller.gaps.values()), more=any(more))
 
 

@@ -97,7 +97,10 @@ def test_a_person_is_told_what_the_file_holds(desk: Desk) -> None:
         ([*NOVEMBER, "--focus", "1.3"], "--focus"),
         (["--from", "2025-11-02", "--to", "2025-12-01", "--mode", "invoice"], "invoices are of whole months; begin"),
         (["--from", "2025-12-02", "--to", "2025-12-01"], "is not before the end; give an earlier one"),
-        (["--from", "2025-11-01", "--to", "2199-01-01"], "the period is open: what was held and counted is booked up to"),
+        (
+            ["--from", "2025-11-01", "--to", "2199-01-01"],
+            "the period is open: what was held and counted is booked up to",
+        ),
         ([*NOVEMBER, "--mode", "invoice", "--provisional"], "an invoice is never provisional"),
     ],
 )
