@@ -15,7 +15,7 @@ from cluster.ledger.replay import Attempt
 from cluster.rates import cost_until, split
 from cluster.states import AttemptState
 
-JOIN, END, BACK, LEASE, LEAVE = range(5)
+JOIN, END, BACK, LEASE, LEAVE, BOOKED = range(6)
 """What happens to a worker, in the order of one instant."""
 
 
@@ -59,6 +59,7 @@ def _chain(events: Sequence[WorkerEvent], attempts: Sequence[tuple[str, Attempt]
         return
     changes += [(e.at_us, BACK if n else JOIN, "") for n, e in enumerate(comings)]
     changes += [(e.at_us, LEAVE, "") for e in events if e.kind == "worker.leave"]
+    changes += [(e.at_us, BOOKED, "") for e in events if e.kind == "worker.booked"]
     began = {attempt_id: (a.from_us, attempt_id) for attempt_id, a in attempts}
     facts = comings[0].data
     rate, num, spawned_us = facts["nano_per_hour"], max(1, facts["num_accelerators"]), facts["spawned_us"]
