@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC
 from decimal import Decimal
@@ -367,3 +367,12 @@ def test_random_ledgers_are_told_to_the_nano_however_time_is_cut(lines: list[Lin
     assert set(ratios.values()) <= {WHOLE}
     whole = list(charges(lines, ALL))
     assert Counter(map(str, whole)) == Counter(map(str, found))
+    assert _by_hour(whole) == _by_hour(charges([line for line in lines if line.note is None], ALL))
+
+
+def _by_hour(found: Iterable[Charge]) -> Counter[Any]:
+    """Of each attempt, whatever it is called: what is booked again stays in its hour."""
+    nano = Counter[Any]()
+    for charge in found:
+        nano[charge.of.attempt_id or charge.of.worker_id, charge.hour_us] += charge.amounts.nano
+    return +nano
