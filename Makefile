@@ -30,6 +30,8 @@ NEEDS := $(VENV)/.needs-$(LOCK)-$(call sum,$(LOCKS)/$(LOCK).txt)
 FARM := $(VENV)/.farm-$(call sum,pyproject.toml)
 TOOLS := $(VENV)/.tools-$(call sum,$(LOCKS)/test.txt)
 
+PROMETHEUS := $(VENV)/.prometheus
+
 .PHONY: help film test unit live e2e chaos-sweep chaos mutants fuzz sdks s3 bench scale check house-eval house-train writer-eval \
   install install-tests lock clean
 
@@ -40,13 +42,13 @@ film: override export LOGLINE := $(value LOGLINE)
 film: $(FARM) ## render a film into film/: make film LOGLINE="A yellow fish ..."
 	@$(BIN)/farm render "$$LOGLINE" --out film
 
-test: $(FARM) $(TOOLS) ## unit, live and e2e tests
+test: $(FARM) $(TOOLS) $(PROMETHEUS) ## unit, live and e2e tests
 	@$(PYTEST)
 
-unit: $(FARM) $(TOOLS) ## the tests of a desk, in seconds
+unit: $(FARM) $(TOOLS) $(PROMETHEUS) ## the tests of a desk, in seconds
 	@$(PYTEST) tests/unit
 
-live: $(FARM) $(TOOLS) ## tests on Ray, databases, engines
+live: $(FARM) $(TOOLS) $(PROMETHEUS) ## tests on Ray, databases, engines
 	@$(PYTEST) tests/live
 
 e2e: $(FARM) $(TOOLS) ## tests of what the README shows
@@ -139,6 +141,16 @@ $(TOOLS): | $(FARM)
 	@$(mend)
 	@$(BIN)/pip install -qq --no-deps -r $(LOCKS)/test.txt
 	@rm -f $(VENV)/.tools-*; touch $@
+
+# Debian's Prometheus, with which tests scrape a farm: unpacked into the environment where none is installed.
+$(PROMETHEUS): | $(MADE)
+	@if ! { command -v prometheus && command -v promtool; } >/dev/null; then \
+	  folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	  get='apt-get download -qq prometheus'; \
+	  if (cd "$$folder" && { $$get || { apt-get update -qq && $$get; }; } && dpkg-deb -x prometheus_*.deb .) >"$$folder/log" 2>&1; then \
+	    install "$$folder"/usr/bin/prometheus "$$folder"/usr/bin/promtool $(BIN); \
+	  else echo "No Prometheus is installed and no Debian archive gives it: the tests that need it are skipped"; exit 0; fi; \
+	fi; touch $@
 
 # Anew from pyproject.toml; the comments in deploy/locks/*.in say what is pinned and what is left out.
 COMPILE = $(UV) pip compile --quiet --upgrade --no-header --annotation-style line --python-version 3.11 \

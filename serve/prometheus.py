@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ LOOK_S = 0.1
 
 def program() -> str:
     """Where it is installed. Raises Unavailable."""
-    found = shutil.which("prometheus")
+    found = shutil.which("prometheus", path=Path(sys.executable).parent) or shutil.which("prometheus")
     if found is None:
         raise Unavailable(
             "Prometheus is not installed here", field="--metrics", remedy="apt install prometheus, or leave it out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -12,8 +12,6 @@ from pydantic import ValidationError
 from cluster import disk
 from cluster.errors import FarmError
 from cluster.states import JobState, State
-from serve.costs import CostsAsked, CostTable
-from serve.distant import fetched
 from serve.office import Order
 from serve.remote import Remote
 from serve.rows import (
@@ -39,6 +37,9 @@ from serve.rows import (
     Verified,
     Workers,
 )
+
+if TYPE_CHECKING:
+    from serve.costs import CostsAsked, CostTable
 
 R = TypeVar("R", bound=Row)
 JOBS, TASKS, EVENTS = 1000, 2000, 1000
@@ -135,6 +136,8 @@ class RemoteOffice:
 
     def costs(self, asked: CostsAsked) -> CostTable:
         """All the pages of it."""
+        from serve.costs import CostTable  # with SQL, which other commands do not wait for
+
         table = read(CostTable, self._remote.get("/v1/costs", **asked.query()))
         found, more = [*table.data], table
         while more.has_more and len(found) < asked.limit:
@@ -179,6 +182,8 @@ class RemoteShelf:
         return read(Page[AssetRow], self._remote.get("/v1/assets", marked=marked, after=after, limit=limit))
 
     def fetch(self, row: AssetRow, to: Path) -> None:
+        from serve.distant import fetched
+
         file = {"size_bytes": row.size_bytes, "sha256": row.asset}
         with disk.errors(to.parent), disk.whole_file(to) as temporary:
             fetched(self._remote, f"/v1/assets/{row.asset}/content", temporary, file)

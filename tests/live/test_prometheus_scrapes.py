@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from cluster.ledger.ledger import Ledger
 from cluster.ledger.schema import cost_lines, jobs
 from cluster.metrics import TABLE, Source
 from serve import host, prometheus
+from tests.debian_prometheus import require_prometheus
 from tests.front_desk import Working
 from tests.picture_engine import PictureEngine
 from tests.standing_farm import until
@@ -65,8 +65,7 @@ class Scraped:
 
 @pytest.fixture
 def scraped(tmp_path: Path) -> Iterator[Scraped]:
-    if "CI" not in os.environ and shutil.which("prometheus") is None:
-        pytest.skip("Prometheus is not installed: apt install prometheus")
+    require_prometheus()
     farm, port = Working(tmp_path, PictureEngine(side_px=32)), host._free_port(0)
     server = uvicorn.Server(
         uvicorn.Config(farm.desk.app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cluster.runtime import prepare_environment
 from cluster.settings import Settings
 from serve import host, prometheus
 from serve.local import CODE_DIR
+from tests.debian_prometheus import require_prometheus
 from tests.standing_farm import until
 from tests.unit.test_metrics_table import EXPRESSIONS
 
@@ -65,9 +65,7 @@ class Scraped:
 @pytest.fixture
 def scraped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scraped]:
     """HTTP, supervisor and workers on two nodes of Ray, and Prometheus on what Ray says of them."""
-    if "CI" not in os.environ and shutil.which("prometheus") is None:
-        pytest.skip("Prometheus is not installed: apt install prometheus")
-    prometheus.program()
+    require_prometheus()
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
     monkeypatch.setenv("PYTHONPATH", str(CODE_DIR))
     prepare_environment()

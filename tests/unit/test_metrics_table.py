@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +18,7 @@ from cluster.errors import Unavailable
 from cluster.ledger.jobs import JobSpec
 from cluster.metrics import TABLE, Kind, Meters, Source, labelled
 from serve import prometheus
+from tests.debian_prometheus import require_prometheus
 from tests.farm import in_process_farm
 from tests.ledger_desk import task
 from tests.picture_engine import PictureEngine
@@ -186,9 +185,8 @@ def test_meters_refuse_what_is_not_theirs_to_say():
 
 
 def promtool(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    if "CI" not in os.environ and shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed: apt install prometheus")
-    return subprocess.run(["promtool", *arguments], input=text, capture_output=True, text=True, timeout=60, check=False)
+    program = require_prometheus().with_name("promtool")
+    return subprocess.run([program, *arguments], input=text, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_promtool_takes_the_rules_the_configuration_and_every_query(tmp_path: Path):
