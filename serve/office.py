@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cluster.states import JobState, State
-from serve.costs import CostsAsked, CostTable
 from serve.rows import (
     BudgetAsked,
     BudgetCard,
@@ -28,6 +27,9 @@ from serve.rows import (
     TaskRow,
     Workers,
 )
+
+if TYPE_CHECKING:
+    from serve.costs import CostsAsked, CostTable
 
 
 class Verb(StrEnum):

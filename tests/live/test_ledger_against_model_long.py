@@ -14,7 +14,7 @@ from tests.ledger_desk import LedgerDesk
 from tests.ledger_machine import LedgerMachine
 from tests.sqlite_copies import copies
 
-pytestmark = pytest.mark.timeout(1_500)
+pytestmark = pytest.mark.timeout(3_600)
 PROFILE = os.environ.get("REELFARM_TEST_PROFILE", "ci")
 
 

@@ -172,13 +172,13 @@ def dashboards_and_alerts_are_answered(scraped: Scraped) -> None:
 
 def nothing_is_there_that_the_table_does_not_name(scraped: Scraped) -> None:
     of_prometheus = r"up|scrape_.*|ALERTS.*"
-    found = {one["metric"]["__name__"] for one in scraped.ask(f'{{__name__=~".+",__name__!~"{of_prometheus}"}}')}
-    assert found <= TABLE.keys()
-    for source in Source:
-        assert any(TABLE[name].source is source for name in found)
-    for one in scraped.ask('{__name__=~"farm_.*"}'):
-        labels = one["metric"].keys() - {"__name__", "instance", "job", "WorkerId"}
-        assert labels == set(TABLE[one["metric"]["__name__"]].label_names), one["metric"]
+    found = [one["metric"] for one in scraped.ask(f'{{__name__=~".+",__name__!~"{of_prometheus}"}}[1h]')]
+    names = {one["__name__"] for one in found}
+    assert names <= TABLE.keys()
+    assert {TABLE[name].source for name in names} == set(Source)
+    for one in found:
+        labels = one.keys() - {"__name__", "instance", "job", "WorkerId"}
+        assert labels == set(TABLE[one["__name__"]].label_names) - {"instance"}, one
 
 
 def all_of(ledger: Ledger, table: Any) -> list[Any]:
