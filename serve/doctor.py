@@ -24,7 +24,7 @@ from cluster.ledger.ledger import Ledger
 from cluster.ledger.upkeep import file_of
 from cluster.rates import load_rate_card
 from cluster.settings import Settings
-from cluster.store.opening import open_store
+from cluster.store.opening import open_store, place_of
 from serve.crew import fleets_of
 from serve.remote import Remote
 from serve.rows import Row
@@ -128,7 +128,7 @@ def _rate_card(settings: Settings) -> Iterator[Finding]:
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
-    if not settings.store and not settings.store_dir.exists():
+    if not settings.store and place_of(settings) is None and not settings.store_dir.exists():
         yield Finding(check="store", verdict=Verdict.OK, said=f"{settings.store_dir} is not there yet: it will be made")
         return
     store = open_store(settings)

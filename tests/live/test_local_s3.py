@@ -13,6 +13,7 @@ from cluster.settings import Settings
 from cluster.store.opening import open_store, place_of
 from cluster.store.s3 import S3Store
 from serve import local_s3
+from serve.doctor import HERE
 
 pytestmark = pytest.mark.live
 
@@ -39,6 +40,7 @@ def test_a_home_finds_its_bytes_again_with_its_keys_at_the_same_place(
     with local_s3.standing(settings):
         assert place_of(settings) == before
         assert open_store(settings).get(blob.key) == b"a film"
+        assert [found.said.split(":")[0] for found in HERE["store"](settings)][:1] == ["s3"]
 
 
 def test_a_home_that_keeps_its_bytes_elsewhere_gets_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
