@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def private_ray(
     """
     imported_before = "ray" in sys.modules
     os.environ.update(environment or {})
+    if "RAY_AUTH_TOKEN_PATH" in (environment or {}):
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # of another Ray; it would go before the file
     prepare_environment()
     import ray
 
@@ -105,21 +108,22 @@ def _start(*, gpus: int, code_dir: Path, dashboard_port: int | None) -> None:
 
     for last_try in (False, True):
         try:
-            ray.init(
-                address="local",  # a Ray that somebody else runs on this machine is not ours
-                num_cpus=os.cpu_count(),
-                num_gpus=gpus,
-                namespace=NAMESPACE,
-                include_dashboard=dashboard_port is not None,
-                dashboard_host="127.0.0.1",
-                dashboard_port=dashboard_port,
-                log_to_driver=False,
-                configure_logging=True,
-                logging_level=logging.ERROR,
-                object_store_memory=256 * 2**20,
-                runtime_env={"env_vars": {"PYTHONPATH": _python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
-                _node_ip_address="127.0.0.1",
-            )
+            with _any_agent_port():
+                ray.init(
+                    address="local",  # a Ray that somebody else runs on this machine is not ours
+                    num_cpus=os.cpu_count(),
+                    num_gpus=gpus,
+                    namespace=NAMESPACE,
+                    include_dashboard=dashboard_port is not None,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=dashboard_port,
+                    log_to_driver=False,
+                    configure_logging=True,
+                    logging_level=logging.ERROR,
+                    object_store_memory=256 * 2**20,
+                    runtime_env={"env_vars": {"PYTHONPATH": _python_path(code_dir), "PYTHONUNBUFFERED": "1"}},
+                    _node_ip_address="127.0.0.1",
+                )
             return
         except Exception as error:  # Ray raises a bare Exception when a node is too slow to start
             ray.shutdown()
@@ -127,6 +131,21 @@ def _start(*, gpus: int, code_dir: Path, dashboard_port: int | None) -> None:
                 raise Unavailable(
                     f"Ray does not start: {error}", remedy="look at its logs, and for memory and disk space"
                 ) from error
+
+
+@contextlib.contextmanager
+def _any_agent_port() -> Iterator[None]:
+    """Ray's agent, which takes jobs, listens at a port that is free. By itself it wants the same one on every machine,
+    and beside another Ray it takes no jobs; nothing public lets `ray.init` choose."""
+    from ray._private import parameter
+
+    module: Any = parameter
+    plain = module.RayParams
+    module.RayParams = partial(plain, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        module.RayParams = plain
 
 
 def _python_path(code_dir: Path) -> str:

@@ -104,7 +104,8 @@ def standing_farm(home: Path, **settings: str) -> StandingFarm:
     fleets.write_text(FLEETS)
     env = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
     given = {"FARM_HOME": str(home), "FARM_FLEETS": str(fleets), "FARM_HTTP_PORT": "0", "FARM_DASHBOARD_PORT": "0"}
-    return StandingFarm(home, {**env, **given, "PYTHONPATH": str(ROOT), **settings})
+    other = {"RAY_AUTH_TOKEN": "0" * 64}  # of another Ray, which is none of this farm's business
+    return StandingFarm(home, {**env, **other, **given, "PYTHONPATH": str(ROOT), **settings})
 
 
 def until(holds: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
