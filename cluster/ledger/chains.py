@@ -6,9 +6,10 @@ those who had it. The checker holds the cost lines against this.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from cluster.ledger.events import WorkerEvent
 from cluster.ledger.replay import Attempt
@@ -47,13 +48,17 @@ def bills(workers: Sequence[WorkerEvent], attempts: Mapping[str, Attempt]) -> di
 def _chain(events: Sequence[WorkerEvent], attempts: Sequence[tuple[str, Attempt]], found: Mapping[str, Bill]) -> None:
     overtaken = {e.data["at_us"]: e.data["edge_us"] for e in events if e.kind == "worker.overtaken"}
     changes: list[tuple[int, int, str]] = []
-    for attempt_id, a in attempts:
-        from_us = overtaken.get(a.from_us, a.from_us)
+    beginnings = Counter(a.from_us for _, a in attempts)
+    reached_us = 0
+    for attempt_id, a in sorted(attempts, key=itemgetter(0)):  # as they were given out
+        genuine = a.from_us >= reached_us and beginnings[a.from_us] > 1  # the clock came to this instant twice
+        from_us = a.from_us if genuine else overtaken.get(a.from_us, a.from_us)
         to_us = a.to_us if a.to_us is None else overtaken.get(a.to_us, a.to_us)
         if to_us is None or to_us > from_us:  # else it held nothing
             changes.append((from_us, LEASE, attempt_id))
         if to_us is not None and to_us > from_us:
             changes.append((to_us, END, attempt_id))
+        reached_us = max(reached_us, from_us, to_us or 0)
     comings = [e for e in events if e.kind == "worker.join"]
     if not comings:
         return

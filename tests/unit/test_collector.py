@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,6 +202,7 @@ def test_what_is_committed_while_collections_run_all_the_time_is_there(desk: Des
     """Two threads commit the same few contents again and again and delete what they made, while a third collects."""
     errors, over, num_refused = list[BaseException](), threading.Event(), list[bool]()
     rounds, another = [0], threading.Condition()
+    seen = dict.fromkeys(("w1", "w2"), 0.0)  # rounds, when a committer began its step: rows are dropped 30 later
 
     def commit(worker: str) -> None:
         try:
@@ -210,16 +212,25 @@ def test_what_is_committed_while_collections_run_all_the_time_is_there(desk: Des
                 committer = Committer(desk, desk.lease(job, key, worker=worker), f"content {number % 2}")
                 num_steps = 0
                 while not committer.done:
+                    with another:
+                        seen[worker] = rounds[0]
+                        another.notify_all()
                     committer.step()
                     num_steps += 1
                 num_refused.append(num_steps > 3)
                 desk.store.verify(ReceiptFile(**desk.task(job, key)["files"][0]).blob)
                 desk.ledger.delete_job(job)
                 with another:
-                    since = rounds[0]
+                    since, seen[worker] = rounds[0], math.inf
+                    another.notify_all()
                     another.wait_for(lambda since=since: rounds[0] > since + 1 or errors)  # type: ignore[misc]
+                    seen[worker] = rounds[0]
         except BaseException as error:
             errors.append(error)
+        finally:
+            with another:
+                seen[worker] = math.inf
+                another.notify_all()
 
     def collect() -> None:
         try:
@@ -229,6 +240,7 @@ def test_what_is_committed_while_collections_run_all_the_time_is_there(desk: Des
                 with another:
                     rounds[0] += 1
                     another.notify_all()
+                    another.wait_for(lambda: rounds[0] - min(seen.values()) < 10)
         except BaseException as error:
             errors.append(error)
 

@@ -51,7 +51,7 @@ def test_those_who_ask_at_once_get_a_task_each_in_one_transaction(farm: InProces
     submit(farm, 9)
     workers, groups = joined(farm, 12), list[int]()
     lease_all = farm.ledger.lease_all
-    farm.ledger.lease_all = lambda term, asks: groups.append(len(asks)) or lease_all(term, asks)  # type: ignore[method-assign,func-returns-value]
+    farm.ledger.lease_all = lambda term, asks, **more: groups.append(len(asks)) or lease_all(term, asks, **more)  # type: ignore[method-assign,func-returns-value]
     orders = asked_at_once(farm, workers)
     assert Counter(order.key for order in orders if order) == Counter(f"t{n}" for n in range(9))
     assert groups == [12]
