@@ -121,7 +121,7 @@ def check(ledger: Ledger, export: Export) -> None:
     """Raises NotReady for a period that is open, if it is not asked for provisional figures."""
     if not export.provisional:
         now_us = ledger.clock.now_us()
-        ledger.database.snapshot(lambda c: statement.check_closed(c, export.period, now_us=now_us))
+        ledger.view(lambda c: statement.check_closed(c, export.period, now_us=now_us))
 
 
 def pieces(ledger: Ledger, export: Export) -> Generator[bytes]:

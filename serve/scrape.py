@@ -88,7 +88,7 @@ class Scrape:
 
     def _look(self, began_s: float) -> Values:
         values = Values()
-        bill, now = self._bill.read(self._ledger), self._ledger.snapshot(totals.standing)
+        bill, now = self._bill.read(self._ledger), self._ledger.view(totals.standing)
         _tell_bill(values, bill)
         _tell_shows(values, bill, now)
         _tell_standing(values, now, self._ledger.clock.now_us())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class Database:
             )
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
+        self._turn = threading.Lock()
         if self.is_sqlite:
             self.engine = create_engine(
                 url, connect_args={"timeout": BUSY_S, "check_same_thread": False}, json_serializer=_to_json
@@ -100,7 +102,7 @@ class Database:
         for attempt in range(1, TRIES + 1):
             committing = False
             try:
-                with engine.begin() as connection:
+                with self._in_turn(engine), engine.begin() as connection:
                     result = work(connection)
                     committing = True
                     with faults.point("ledger.transaction"):
@@ -124,6 +126,20 @@ class Database:
             except StatementError as error:
                 raise error.orig if isinstance(error.orig, FarmError) else self._explained(error) from error
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _in_turn(self, engine: Engine) -> Iterator[None]:
+        """SQLite has one writer at a time, and who waits for it asks again ever more rarely: the threads of a process
+        stand in a line instead."""
+        if not self.is_sqlite or engine is not self.engine:
+            yield
+        elif self._turn.acquire(timeout=PATIENCE_S):
+            try:
+                yield
+            finally:
+                self._turn.release()
+        else:
+            raise LedgerUnavailable("the ledger is busy: too many threads wait for it")
 
     def _explained(self, error: StatementError) -> FarmError:
         line = _first_line(error)

@@ -187,8 +187,9 @@ def listed(connection: Connection, *, tenant: str | None = None, show: str | Non
     return [_key(row) for row in connection.execute(query)]
 
 
-def authenticate(connection: Connection, secret: str, *, now_us: int) -> Admitted | None:
-    """Who this is, and whether it may ask now; None for a secret that is unknown, outdated or revoked.
+def admit(connection: Connection, secret: str, *, now_us: int) -> tuple[Admitted | None, dict[str, int]]:
+    """Who this is, and whether it may ask now, None for a secret that is unknown, outdated or revoked; and the columns
+    that this request changes.
 
     One statement finds it, whatever comes of it. A key with a limit has a bucket of that many requests, which fills
     again over a minute: exact over all replicas, for the ledger keeps it.
@@ -199,7 +200,7 @@ def authenticate(connection: Connection, secret: str, *, now_us: int) -> Admitte
     known = row is not None and hmac.compare_digest(row.hash, asked)
     older = row is not None and hmac.compare_digest(row.old_hash or "", asked) and now_us < (row.old_until_us or 0)
     if row is None or row.revoked_us is not None or not (known or older):
-        return None
+        return None, {}
     changes: dict[str, int] = {}
     wait_us, left = 0, None
     if row.requests_per_minute is not None:
@@ -210,9 +211,15 @@ def authenticate(connection: Connection, secret: str, *, now_us: int) -> Admitte
         changes = {} if wait_us else {"paced_us": paid_us}
     if row.used_us is None or now_us - row.used_us >= SEEN_EVERY_US:
         changes["used_us"] = now_us
-    if changes:
-        connection.execute(update(api_keys).where(api_keys.c.id == row.id).values(**changes))
-    return Admitted(key=_key(row), wait_s=wait_us / 1e6, left=left, tokens=_allowance(row, now_us))
+    return Admitted(key=_key(row), wait_s=wait_us / 1e6, left=left, tokens=_allowance(row, now_us)), changes
+
+
+def pay(connection: Connection, secret: str, *, now_us: int) -> Admitted | None:
+    """`admit`, as of this transaction, and its changes are made."""
+    admitted, changes = admit(connection, secret, now_us=now_us)
+    if admitted is not None and changes:
+        connection.execute(update(api_keys).where(api_keys.c.id == admitted.key.id).values(**changes))
+    return admitted
 
 
 def charge_tokens(connection: Connection, key_id: str, tokens: int, *, now_us: int) -> None:

@@ -126,49 +126,45 @@ class Ledger:
         return self._do(lambda c: jobs.submit(c, spec, graph, job_id=job_id, ids=ids, now_us=now_us, terms=terms))
 
     def job(self, job_id: str) -> Job:
-        return self._do(lambda c: jobs.read(c, job_id))
+        return self.view(lambda c: jobs.read(c, job_id))
 
     def jobs(self, *, limit: int = 50) -> list[Job]:
         query = select(jobs_table).order_by(jobs_table.c.created_us.desc(), jobs_table.c.id.desc()).limit(limit)
-        return self._do(lambda c: [jobs.as_job(row) for row in c.execute(query)])
+        return self.view(lambda c: [jobs.as_job(row) for row in c.execute(query)])
 
     def tasks(self, job_id: str) -> list[RowMapping]:
-        return self._do(lambda c: [row._mapping for row in jobs.tasks_of(c, job_id)])
+        return self.view(lambda c: [row._mapping for row in jobs.tasks_of(c, job_id)])
 
     def task(self, task_id: str) -> RowMapping:
-        row = self._do(lambda c: moves.read(c, task_id))
+        row = self.view(lambda c: moves.read(c, task_id))
         if row is None:
             raise NotFound(f"no task {task_id}")
         return row._mapping
 
     def attempts(self, job_id: str) -> list[RowMapping]:
         query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.started_us, attempts.c.id)
-        return self._do(lambda c: [row._mapping for row in c.execute(query)])
+        return self.view(lambda c: [row._mapping for row in c.execute(query)])
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
-        return self._do(lambda c: events.after(c, job_id, after, limit))
+        return self.view(lambda c: events.after(c, job_id, after, limit))
 
     def workers(self) -> list[RowMapping]:
-        return self._do(lambda c: [row._mapping for row in c.execute(select(workers).order_by(workers.c.spawned_us))])
+        return self.view(lambda c: [row._mapping for row in c.execute(select(workers).order_by(workers.c.spawned_us))])
 
     def spent(self, **equals: str) -> Spend:
         """The sum of the cost lines whose columns have these values (`job_id=...`, `kind="busy"`)."""
-        return self._do(lambda c: money.spent(c, **equals))
+        return self.view(lambda c: money.spent(c, **equals))
 
     def spent_by_task(self, job_id: str) -> dict[str, Spend]:
-        return self._do(lambda c: money.spent_by_task(c, job_id))
+        return self.view(lambda c: money.spent_by_task(c, job_id))
 
     def view(self, look: Callable[[Connection], T]) -> T:
-        """One look by a function of `cluster.ledger.views`, `reasons` or `upkeep`, which writes nothing."""
-        return self._do(look)
-
-    def snapshot(self, look: Callable[[Connection], T]) -> T:
-        """A look that may take long: it waits for nobody, and nobody for it."""
+        """One look by a function that writes nothing. It waits for nobody who writes, and nobody waits for it."""
         return self.database.snapshot(look)
 
     def durations(self) -> list[tuple[str, float, float]]:
         """(step, predicted seconds, actual seconds) of the newest attempts that succeeded."""
-        return self._do(history.durations)
+        return self.view(history.durations)
 
     def tell_chore(self, name: str, *, error: str | None) -> None:
         """A chore of the farm's upkeep was tried; `error` None: it succeeded."""
@@ -176,15 +172,15 @@ class Ledger:
         self._do(lambda c: chores.tell(c, name, error=error, now_us=now_us))
 
     def unbalanced_workers(self) -> list[str]:
-        return self._do(money.unbalanced_workers)
+        return self.view(money.unbalanced_workers)
 
     def log(self) -> Log:
         """All that was ever appended: what `cluster.ledger.audit.violations` reads."""
-        return self._do(audit.read_log)
+        return self.view(audit.read_log)
 
     def flaws(self) -> list[str]:
         """What the checker finds in the log, and in the tables by it; empty when all is well."""
-        return self._do(lambda c: [*recount.flaws(recount.read_books(c)), *budgets.flaws(c)])
+        return self.view(lambda c: [*recount.flaws(recount.read_books(c)), *budgets.flaws(c)])
 
     def cancel_job(self, job_id: str) -> int:
         now_us = self.clock.now_us()
@@ -233,12 +229,13 @@ class Ledger:
         return self._do(lambda c: keys.revoke(c, key_id, now_us=now_us))
 
     def keys(self, tenant: str | None = None, show: str | None = None) -> list[Key]:
-        return self._do(lambda c: keys.listed(c, tenant=tenant, show=show))
+        return self.view(lambda c: keys.listed(c, tenant=tenant, show=show))
 
     def authenticate(self, secret: str) -> Admitted | None:
         """Whose secret this is, None if nobody's; a key with a limit pays for a request."""
         now_us = self.clock.now_us()
-        return self._do(lambda c: keys.authenticate(c, secret, now_us=now_us))
+        admitted, changes = self.view(lambda c: keys.admit(c, secret, now_us=now_us))
+        return self._do(lambda c: keys.pay(c, secret, now_us=now_us)) if changes else admitted
 
     def create_hook(self, spec: HookSpec) -> tuple[Hook, str]:
         """(the endpoint, its secret). Raises InvalidInput."""
@@ -380,7 +377,7 @@ class Ledger:
 
     def shares(self) -> dict[str, float]:
         """By show, as "tenant/name"."""
-        return self._do(shares.shares)
+        return self.view(shares.shares)
 
     def set_budget(self, spec: BudgetSpec) -> Budget:
         """The one budget of its scope. What was stopped for want of money goes on if there is some. NotFound."""
@@ -405,7 +402,7 @@ class Ledger:
 
     def budgets(self, tenant: str | None = None, show: str | None = None) -> list[Budget]:
         """Of a tenant; of one show of it, with its films."""
-        return self._do(lambda c: budgets.listed(c, tenant=tenant, show=show))
+        return self.view(lambda c: budgets.listed(c, tenant=tenant, show=show))
 
     def move_task(self, task_id: str, how: Move, *, reason: str) -> State:
         """A move of a person. Raises NotFound, IllegalMove."""
@@ -438,34 +435,34 @@ class Ledger:
         return self._do(lambda c: leases.take_term(c, now_us=now_us))
 
     def jobs_with_ready_tasks(self) -> list[Row[Any]]:
-        return self._do(jobs.with_ready_tasks)
+        return self.view(jobs.with_ready_tasks)
 
     def ready_tasks(self, job_ids: Sequence[str], limit: int) -> list[Row[Any]]:
-        return self._do(lambda c: jobs.ready_tasks(c, job_ids, limit))
+        return self.view(lambda c: jobs.ready_tasks(c, job_ids, limit))
 
     def running(self) -> list[Row[Any]]:
-        return self._do(leases.running)
+        return self.view(leases.running)
 
     def open_workers(self) -> list[RowMapping]:
         """The rows of the workers that are here."""
         query = select(workers).where(workers.c.ended_us.is_(None)).order_by(workers.c.spawned_us)
-        return self._do(lambda c: [row._mapping for row in c.execute(query)])
+        return self.view(lambda c: [row._mapping for row in c.execute(query)])
 
     def draining(self) -> dict[str, str]:
         """Why they drain, by the ids of the workers that are here and do."""
         query = select(workers.c.id, workers.c.drain_reason).where(
             workers.c.ended_us.is_(None), workers.c.drain_us.is_not(None)
         )
-        return self._do(lambda c: {row.id: row.drain_reason for row in c.execute(query)})
+        return self.view(lambda c: {row.id: row.drain_reason for row in c.execute(query)})
 
     def attempts_of(self, task_id: str) -> list[RowMapping]:
         """The attempts of a task, the newest first."""
         query = select(attempts).where(attempts.c.task_id == task_id).order_by(attempts.c.epoch.desc())
-        return self._do(lambda c: [row._mapping for row in c.execute(query)])
+        return self.view(lambda c: [row._mapping for row in c.execute(query)])
 
     def gaps(self) -> list[tuple[str, str | None, dict[str, float]]]:
         """(step, model, longest time without progress by stage) of the newest attempts that succeeded."""
-        return self._do(history.gaps)
+        return self.view(history.gaps)
 
     @faults.at("ledger.join")
     def join(self, term: int, worker: dict[str, Any]) -> None:
@@ -484,7 +481,7 @@ class Ledger:
 
     def last_alive(self) -> int | None:
         """When a dispatcher last said that it was alive."""
-        return self._do(holdings.last_alive)
+        return self.view(holdings.last_alive)
 
     def lease(self, term: int, task_id: str, *, epoch: int, worker_id: str, request_id: str) -> Given | None:
         """The leased task; None if it was not READY at `epoch`, or a budget has no room. Raises WorkerLost."""
@@ -505,7 +502,7 @@ class Ledger:
 
     def paces(self) -> Paces:
         """What the newest attempts that succeeded have taught."""
-        return Paces(self._do(history.samples))
+        return Paces(self.view(history.samples))
 
     @faults.at("ledger.lease")
     def lease_all(

@@ -32,7 +32,7 @@ TOKENS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens")
 
 
 class Reader(Protocol):
-    def snapshot(self, look: Callable[[Connection], T]) -> T: ...
+    def view(self, look: Callable[[Connection], T]) -> T: ...
 
 
 class What(NamedTuple):
@@ -89,7 +89,7 @@ class Bill:
         self._newest: deque[tuple[float, int]] = deque()  # when which number was the newest
 
     def read(self, ledger: Reader) -> dict[What, Sums]:
-        newest = ledger.snapshot(lambda c: int(c.execute(NEWEST).scalar_one()))
+        newest = ledger.view(lambda c: int(c.execute(NEWEST).scalar_one()))
         now_s = self._now_s()
         self._newest.append((now_s, newest))
         settled = self._upto
@@ -103,7 +103,7 @@ class Bill:
     def _add(self, ledger: Reader, to: dict[What, Sums], after: int, upto: int) -> int:
         for first in range(after, upto, CHUNK):
             part = {"after": first, "upto": min(first + CHUNK, upto)}
-            for row in ledger.snapshot(lambda c, part=part: c.execute(LINES, part).all()):  # type: ignore[misc]
+            for row in ledger.view(lambda c, part=part: c.execute(LINES, part).all()):  # type: ignore[misc]
                 what = What(*row[: len(BY)])
                 to[what] = to.get(what, Sums()).plus(row[len(BY) :])
         return upto

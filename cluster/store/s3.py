@@ -251,7 +251,7 @@ class S3Store:
     def _publish(self, key: str, reader: BinaryIO, digest: Digest, media_type: str, *, once: bool) -> bool:
         """Write `key`; False if `once` and the key is taken."""
         can = self.capabilities()
-        sums = {"sha256": digest.sha256.hex(), **({"crc32": digest.composite} if len(digest.parts) > 1 else {})}
+        sums = {"sha256": digest.sha256.hex(), **({"crc32": digest.composite} if digest.parts else {})}
         target = Target(
             client=self._client,
             bucket=self._place.bucket,

@@ -32,7 +32,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Digest:
-    """Of bytes that lie still. `parts` are the CRC-32 of each part of `part_bytes`."""
+    """Of bytes that lie still. `parts` are the CRC-32 of each part of `part_bytes`, where there are more than one."""
 
     sha256: bytes
     size_bytes: int
@@ -58,7 +58,7 @@ class Target:
 
     def put(self, reader: BinaryIO, digest: Digest) -> None:
         """`reader` is at its beginning. Raises what boto3 raises; parts that were sent are given up then."""
-        if digest.size_bytes > digest.part_bytes:
+        if digest.parts:
             self._put_parts(reader, digest)
         else:
             checksum: dict[str, Any] = {"ChecksumSHA256": _base64(digest.sha256)} if self.checks else {}
@@ -97,18 +97,28 @@ class Target:
 
 
 def digest_of(reader: BinaryIO, size_bytes: int) -> Digest:
-    """Reads all of `reader`; `size_bytes` is about how much that is."""
+    """Reads all of `reader`, which is at its beginning; `size_bytes` is how much that is.
+
+    The parts are summed on a thread beside: hashlib and zlib hold no lock.
+    """
     part_bytes = max(PART_BYTES, -(-size_bytes // 10_000))
-    whole, crc, in_part, parts, size = hashlib.sha256(), 0, 0, [], 0
-    while chunk := reader.read(min(CHUNK_BYTES, part_bytes - in_part)):
-        whole.update(chunk)
-        crc, in_part, size = zlib.crc32(chunk, crc), in_part + len(chunk), size + len(chunk)
-        if in_part == part_bytes:
-            parts.append(crc.to_bytes(4, "big"))
-            crc = in_part = 0
-    if in_part:
-        parts.append(crc.to_bytes(4, "big"))
-    return Digest(sha256=whole.digest(), size_bytes=size, part_bytes=part_bytes, parts=tuple(parts))
+    whole, size = hashlib.sha256(), 0
+    with ThreadPoolExecutor(1, thread_name_prefix="crc32") as beside:
+        offsets = range(0, size_bytes, part_bytes) if size_bytes > part_bytes else ()
+        parts = [beside.submit(_crc32_at, reader, offset, part_bytes) for offset in offsets]
+        while chunk := reader.read(CHUNK_BYTES):
+            whole.update(chunk)
+            size += len(chunk)
+    return Digest(
+        sha256=whole.digest(), size_bytes=size, part_bytes=part_bytes, parts=tuple(part.result() for part in parts)
+    )
+
+
+def _crc32_at(reader: BinaryIO, offset: int, num_bytes: int) -> bytes:
+    crc, ends = 0, offset + num_bytes
+    while chunk := _part(reader, offset, min(CHUNK_BYTES, ends - offset)):
+        crc, offset = zlib.crc32(chunk, crc), offset + len(chunk)
+    return crc.to_bytes(4, "big")
 
 
 def _part(reader: BinaryIO, offset: int, num_bytes: int) -> bytes:

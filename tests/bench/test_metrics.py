@@ -33,7 +33,7 @@ def test_a_scrape_of_a_hundred_thousand_jobs(tmp_path: Path) -> None:
     for _ in range(5):
         scrape._until_s = float("-inf")
         later_s.append(seconds(lambda: list(scrape.collect())))
-        plain_s.append(seconds(lambda: desk.ledger.snapshot(plainly)))
+        plain_s.append(seconds(lambda: desk.ledger.view(plainly)))
     size = len(generate_latest(scrape.registry))
     print(
         f"\n/metrics, {NUM_JOBS:,} jobs, {NUM_JOBS * LINES_OF_A_JOB:,} lines: the first look of a process "

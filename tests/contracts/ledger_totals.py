@@ -80,7 +80,7 @@ def test_what_stands_is_counted_without_the_rows_of_jobs_that_are_over(desk: Led
     desk.ledger.book_tokens("x", [(minute, Counts(requests=2, prompt_tokens=5, completion_tokens=3))])
     desk.ledger.say_alive(desk.term)
     desk.ledger.drain("w2", reason="old")
-    now = desk.ledger.snapshot(totals.standing)
+    now = desk.ledger.view(totals.standing)
     film = "pipelines.recipes.film"
     assert now.jobs == {
         (film, JobState.SUCCEEDED): 1,
@@ -107,7 +107,7 @@ def test_a_long_look_sees_one_instant_and_keeps_nobody_from_writing(desk: Ledger
         assert wrote.wait(60)
         seen.append(len(connection.execute(select(cost_lines.c.id)).all()))
 
-    reader = threading.Thread(target=lambda: desk.ledger.snapshot(look))
+    reader = threading.Thread(target=lambda: desk.ledger.view(look))
     reader.start()
     assert looked.wait(60)
     desk.run(job, "a")
