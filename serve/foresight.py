@@ -16,7 +16,7 @@ from cluster.ledger import history, holdings, outcomes
 from cluster.ledger.jobs import TIERS
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.outcomes import Backlog, Outcome
-from cluster.rates import load_rate_card, usd
+from cluster.rates import RateCard, load_rate_card, usd
 from cluster.settings import Settings
 from cluster.states import ENDED, State
 from cluster.timing import Paces, shape_of
@@ -39,7 +39,7 @@ class Foresight:
             backlog=ledger.view(outcomes.backlog),
             paces=Paces(ledger.view(history.samples)),
             crews=ledger.view(holdings.crews),
-            unknown=nobody_yet(settings, ledger.clock.now_us()),
+            unknown=nobody_yet(load_rate_card(settings.rate_card), settings, ledger.clock.now_us()),
         )
 
     def forecast(self, kinds: Sequence[Kind], *, tier: str) -> Forecast:
@@ -82,9 +82,9 @@ def kinds_of(graph: Sequence[TaskSpec]) -> list[Kind]:
     ]
 
 
-def nobody_yet(settings: Settings, now_us: int) -> Crew:
+def nobody_yet(card: RateCard, settings: Settings, now_us: int) -> Crew:
     """Of work that no worker of this farm has ever been here for: a cpu, bought as this machine is."""
-    rate = load_rate_card(settings.rate_card).rate("cpu", settings.price_class, to_datetime(now_us))
+    rate = card.rate("cpu", settings.price_class, to_datetime(now_us))
     return Crew(
         role="",
         model=None,

@@ -21,6 +21,7 @@ from cluster.graph import TaskSpec
 from cluster.ledger import history, holdings, outcomes
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.outcomes import Backlog
+from cluster.rates import RateCard, load_rate_card
 from cluster.settings import Settings
 from cluster.store.port import Store
 from cluster.timing import Paces, learned
@@ -120,6 +121,7 @@ class Service:
     settings: Settings
     desk: Desk | None = None
     chat: ChatDesk | None = None
+    rates: RateCard = field(init=False)
     queue: Queue = field(init=False)
     feed: Feed = field(init=False)
     guard: Guard = field(init=False)
@@ -131,6 +133,7 @@ class Service:
     exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(EXPORTS_AT_ONCE))
 
     def __post_init__(self) -> None:
+        self.rates = load_rate_card(self.settings.rate_card)
         self.queue = Queue(self.ledger)
         self.feed = Feed(self)
         self.guard = Guard.of(self.settings)
@@ -148,13 +151,13 @@ class Service:
     def foresight(self) -> Foresight:
         """By the queue as it was a moment ago. Raises LedgerUnavailable."""
         backlog = self.queue.look()
-        unknown = nobody_yet(self.settings, self.ledger.clock.now_us())
+        unknown = nobody_yet(self.rates, self.settings, self.ledger.clock.now_us())
         return Foresight(backlog=backlog, paces=self.queue.paces, crews=self.queue.crews, unknown=unknown)
 
     def foretold(self, graph: Sequence[TaskSpec], *, tier: str) -> Json:
         """What a job keeps of its estimate at submit. Raises LedgerUnavailable."""
         paces, crews = self.queue.lore()
-        unknown = nobody_yet(self.settings, self.ledger.clock.now_us())
+        unknown = nobody_yet(self.rates, self.settings, self.ledger.clock.now_us())
         return Foresight(backlog=NO_QUEUE, paces=paces, crews=crews, unknown=unknown).of_graph(graph, tier=tier)
 
     def foresight_now(self) -> Foresight | None:
