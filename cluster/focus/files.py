@@ -93,7 +93,9 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    return "" if value is None else plain(value)
+    """With a point, also of a whole number: readers take a column without any for one of integers."""
+    text = "" if value is None else plain(value)
+    return text if "." in text or not text else f"{text}.0"
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from focus_data_toolkit.generators.versions.v1_2 import COLUMNS as COLUMNS_OF_1_2
@@ -116,7 +117,7 @@ def test_every_service_stands_under_its_own_category() -> None:
 def test_showback_bills_nothing_and_an_invoice_bills_all(desk: LedgerDesk) -> None:
     november = Period(from_us=NOVEMBER_US, to_us=DECEMBER_US)
     shown, billed = (rows(desk, export(november, mode=mode)) for mode in Mode)
-    assert {(r["BilledCost"], r["InvoiceId"]) for r in shown} == {("0", "")}
+    assert {(r["BilledCost"], r["InvoiceId"]) for r in shown} == {("0.0", "")}
     assert {r["InvoiceId"] for r in billed} == {"2025-11-studio", "2025-11-rival", "2025-11-farm"}
     assert total(billed, "BilledCost") == total(billed) == total(shown)
 
@@ -192,6 +193,12 @@ def test_parquet_says_what_csv_says(desk: LedgerDesk, tmp_path: Path) -> None:
                 assert value == Decimal(row[name])
             else:
                 assert row[name] == (value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if text is None else text)
+
+
+def test_a_reader_of_csv_takes_a_column_of_money_that_is_all_zero_for_money(desk: LedgerDesk) -> None:
+    file = io.BytesIO(b"".join(exports.pieces(desk.ledger, export())))
+    table = pyarrow.csv.read_csv(file)
+    assert {str(table.schema.field(name).type) for name in ("BilledCost", "EffectiveCost")} == {"double"}
 
 
 def test_1_2_has_the_older_names_and_no_others(desk: LedgerDesk) -> None:
