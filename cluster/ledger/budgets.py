@@ -35,7 +35,7 @@ from cluster.ledger import hooks
 from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts, budget_events, cost_lines, jobs, revisions
 from cluster.ledger.schema import budgets as table
-from cluster.rates import usd
+from cluster.rates import split, usd
 from cluster.states import AttemptState
 
 FILM_OF_JOB = select(revisions.c.film_id).where(revisions.c.job_id == jobs.c.id).scalar_subquery()
@@ -210,7 +210,8 @@ def check(
 
 
 def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int) -> Budget:
-    """The one budget of this scope, as `spec` says from now on. What it has spent is counted from the cost lines."""
+    """The one budget of this scope, as `spec` says from now on. What it has spent is counted from the cost lines: the
+    caller has booked what runs under it."""
     subject = and_(table.c.tenant == spec.tenant, table.c.scope == spec.scope.value, table.c.subject == spec.subject)
     _check_subject(connection, spec)
     known = connection.execute(select(table.c.id, table.c.created_us).where(subject)).one_or_none()
@@ -244,7 +245,9 @@ def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int
         )
     )
     row = _row(connection, budget_id)
-    counted = {"spent_nano": _recounted(connection, row), "reserved_nano": _reserved(connection, row)}
+    spent_nano = _recounted(connection, row)
+    _trim(connection, row, room_nano=max(0, spec.cap_nano - spent_nano), now_us=now_us)
+    counted = {"spent_nano": spent_nano, "reserved_nano": _reserved(connection, row)}
     connection.execute(update(table).where(table.c.id == budget_id).values(**counted))
     data = {
         "cap_nano": spec.cap_nano, "period": spec.period.value, "spent_nano": counted["spent_nano"],
@@ -254,6 +257,41 @@ def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int
     row = _row(connection, budget_id)
     _judge(connection, row, _purse(row), full=False, now_us=now_us)
     return find(connection, spec.tenant, budget_id)
+
+
+def _trim(connection: Connection, row: Row[Any], *, room_nano: int, now_us: int) -> None:
+    """What runs under a budget has reserved no more than there is room for. Whoever nears its part asks again."""
+    query = select(attempts.c.id, attempts.c.job_id, attempts.c.reserved_nano).join(
+        jobs, jobs.c.id == attempts.c.job_id
+    )
+    runs = (attempts.c.state == AttemptState.RUNNING.value, attempts.c.reserved_nano > 0)
+    held = connection.execute(query.where(*runs, jobs_under(row)).order_by(attempts.c.id)).all()
+    reserved = [one.reserved_nano for one in held]
+    if sum(reserved) <= room_nano:
+        return
+    less = [part - had for part, had in zip(split(room_nano, reserved), reserved, strict=True)]
+    till = Till(connection, sorted({one.job_id for one in held}), now_us=now_us)
+    for one, more in zip(held, less, strict=True):
+        till.move(one.job_id, spent=0, reserved=more)
+    till.close()
+    connection.execute(RESERVED, [{"attempt": one.id, "more": more} for one, more in zip(held, less, strict=True)])
+
+
+def jobs_under(whose: Row[Any] | BudgetSpec) -> ColumnElement[bool]:
+    """Of jobs: those under a budget of this tenant, scope and subject."""
+    mine: ColumnElement[bool] = jobs.c.tenant == whose.tenant
+    if whose.scope == Scope.SHOW.value:
+        return mine & (jobs.c.show == whose.subject)
+    if whose.scope == Scope.FILM.value:
+        return mine & jobs.c.id.in_(select(revisions.c.job_id).where(revisions.c.film_id == whose.subject))
+    return mine
+
+
+def workers_under(connection: Connection, spec: BudgetSpec) -> list[str]:
+    """Who runs something under a budget."""
+    query = select(attempts.c.worker_id).distinct().join(jobs, jobs.c.id == attempts.c.job_id)
+    runs = attempts.c.state == AttemptState.RUNNING.value
+    return list(connection.execute(query.where(runs, jobs_under(spec)).order_by(attempts.c.worker_id)).scalars())
 
 
 def remove(connection: Connection, tenant: str, budget_id: str, *, now_us: int) -> None:
@@ -416,13 +454,9 @@ def _recounted(connection: Connection, row: Row[Any]) -> int:
 
 def _reserved(connection: Connection, row: Row[Any]) -> int:
     """By the attempts that run under it."""
-    mine: ColumnElement[bool] = jobs.c.tenant == row.tenant
-    if row.scope == Scope.SHOW.value:
-        mine = and_(mine, jobs.c.show == row.subject)
-    elif row.scope == Scope.FILM.value:
-        mine = jobs.c.id.in_(select(revisions.c.job_id).where(revisions.c.film_id == row.subject))
     query = select(func.coalesce(func.sum(attempts.c.reserved_nano), 0)).join(jobs, jobs.c.id == attempts.c.job_id)
-    return int(connection.execute(query.where(attempts.c.state == AttemptState.RUNNING.value, mine)).scalar_one())
+    runs = attempts.c.state == AttemptState.RUNNING.value
+    return int(connection.execute(query.where(runs, jobs_under(row))).scalar_one())
 
 
 def _log(connection: Connection, budget_id: str, kind: str, data: dict[str, Any], *, now_us: int) -> int:

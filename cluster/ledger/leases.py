@@ -283,9 +283,7 @@ def extend(connection: Connection, attempt_ids: Sequence[str], *, now_us: int, r
     """Attempts that are about to have spent what they reserved: what they cost so far is booked, and more is reserved.
     By id, whether they may go on; those that have ended are left out."""
     rows = {row.attempt_id: row for row in connection.execute(RUNNING) if row.attempt_id in set(attempt_ids)}
-    for worker_id in sorted({row.worker_id for row in rows.values()}):
-        money.close_interval(connection, worker_id, now_us=now_us)
-        events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.booked")
+    money.book_running(connection, sorted({row.worker_id for row in rows.values()}), now_us=now_us)
     till = budgets.Till(connection, sorted({row.job_id for row in rows.values()}), now_us=now_us)
     found, more = dict[str, bool](), list[dict[str, Any]]()
     for attempt_id, row in rows.items():

@@ -295,6 +295,39 @@ def test_a_budget_counts_what_was_spent_before_it_and_what_runs(desk: LedgerDesk
     desk.check()
 
 
+def test_a_cap_that_is_lowered_takes_back_what_running_work_has_reserved(desk: LedgerDesk) -> None:
+    """Also of the budget around it; what is left of the cap goes to those who run."""
+    job = desk.submit(draws("a"), draws("b"), show="trailer")
+    show = cap(desk, 5000, scope=Scope.SHOW, subject="trailer")
+    whole, cold = cap(desk, 9000), Reserves(slack_s=2.0, cold_s=900.0)
+    a = leased(desk, job, "a", reserves=cold)
+    b = leased(desk, job, "b", worker="w2", reserves=cold)
+    desk.clock.advance(10)
+    assert near(desk) == []
+    cap(desk, 24, scope=Scope.SHOW, subject="trailer")
+    assert (now(desk, show).spent_nano, now(desk, show).reserved_nano) == (20 * S1, 4 * S1)
+    assert (now(desk, whole).spent_nano, now(desk, whole).reserved_nano) == (20 * S1, 4 * S1)
+    assert len(near(desk)) == 2
+    assert set(desk.ledger.extend(desk.term, near(desk), TAKES_10).values()) == {False}
+    desk.clock.advance(4)
+    for who in (a, b):
+        desk.ledger.interrupt(desk.term, **who, facts={"checkpoint": "x"}, suspend="budget")
+    desk.check()
+
+
+def test_a_budget_set_over_work_that_has_run_for_long_stops_it_and_is_not_blamed(desk: LedgerDesk) -> None:
+    job = desk.submit(draws("a"))
+    a = leased(desk, job, "a")
+    desk.clock.advance(3600)
+    budget = cap(desk, 1)
+    assert budget.spent_nano == 3600 * S1
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {a["attempt_id"]: False}
+    desk.clock.advance(2)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    assert now(desk, budget).spent_nano == 3602 * S1
+    desk.check()
+
+
 def test_fifty_jobs_at_once_with_estimates_too_low_stay_within_the_bound(desk: LedgerDesk) -> None:
     """One dollar; each task is believed to take 10 s and would take 60: three dollars. A heartbeat is 2 s, and four
     workers run under the cap, so it may be overshot by 8 s of a worker."""

@@ -177,6 +177,19 @@ def test_what_runs_when_a_budget_comes_is_counted_and_stopped_too(farm: InProces
     assert beat(farm, worker, order) == {order.attempt_id: "budget"}
 
 
+def test_a_cap_that_is_lowered_stops_what_runs_at_the_next_look(farm: InProcessFarm) -> None:
+    cap(farm, 400)
+    worker, _ = joined(farm), submit(farm, "a")
+    order = lease(farm, worker)
+    assert order is not None
+    advance(farm, 5)
+    cap(farm, 2)
+    advance(farm, 1)
+    assert beat(farm, worker, order) == {order.attempt_id: "budget"}
+    interrupted(farm, worker, order)
+    assert farm.ledger.flaws() == []
+
+
 def purse(cap: int, spent: int = 0, reserved: int = 0, acting: Action | None = None) -> Purse:
     return Purse(id="b", cap_nano=cap, spent_nano=spent, reserved_nano=reserved, acting=acting)
 
