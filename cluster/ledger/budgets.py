@@ -362,7 +362,8 @@ def turn(connection: Connection, row: Row[Any], *, now_us: int) -> Row[Any]:
 
 def flaws(connection: Connection) -> list[str]:
     """Counters that a recount does not find, and budgets beyond their bound: what had to stop ran at most for as long
-    as a heartbeat after there was no more, each at its rate. One whose action lets work end is past its cap by that."""
+    as a heartbeat after there was no more, each at its rate. One whose action lets work end is past its cap by that;
+    and what is metered is charged when it has been used, whatever is left."""
     broken = []
     for row in connection.execute(select(table).order_by(table.c.id)).all():
         spent, reserved = _recounted(connection, row), _reserved(connection, row)
@@ -370,12 +371,13 @@ def flaws(connection: Connection) -> list[str]:
             said = f"{row.id} says {row.spent_nano} and {row.reserved_nano}, is {spent} and {reserved}"
             broken.append(f"budgets equal a recount: {said}")
         told = select(budget_events).where(budget_events.c.budget_id == row.id, budget_events.c.at_us >= row.from_us)
-        allowed = row.cap_nano
+        allowed, since_us = row.cap_nano, row.from_us
         for e in connection.execute(told.order_by(budget_events.c.seq)):
             if e.kind == "budget.set":  # what was spent before it was set is not its doing
-                allowed = max(e.data["cap_nano"], e.data["spent_nano"])
+                allowed, since_us = max(e.data["cap_nano"], e.data["spent_nano"]), e.at_us
             elif e.kind == "budget.stop":
                 allowed += e.data["slack_nano"]
+        allowed += _recounted(connection, row, cost_lines.c.worker_id.is_(None), cost_lines.c.at_us >= since_us)
         if spent > allowed and row.acting != Action.FINISH.value:
             broken.append(f"no budget overshoots its bound: {row.id} has spent {spent} of {allowed}")
     return broken
@@ -439,9 +441,9 @@ def _row(connection: Connection, budget_id: str) -> Row[Any]:
     return connection.execute(select(table).where(table.c.id == budget_id)).one()
 
 
-def _recounted(connection: Connection, row: Row[Any]) -> int:
-    """The cost lines of its scope and period."""
-    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).where(cost_lines.c.at_us >= row.from_us)
+def _recounted(connection: Connection, row: Row[Any], *which: ColumnElement[bool]) -> int:
+    """The cost lines of its scope and period, or those `which` are asked for."""
+    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).where(cost_lines.c.at_us >= row.from_us, *which)
     if row.scope == Scope.FILM.value:
         own = select(revisions.c.job_id).where(revisions.c.film_id == row.subject)
         query = query.where(cost_lines.c.job_id.in_(own))

@@ -14,8 +14,11 @@ from cluster.ledger import budgets as rows
 from cluster.ledger.hooks import BUDGET_REACHED, HookSpec
 from cluster.ledger.jobs import Terms
 from cluster.ledger.leases import Held
+from cluster.ledger.meters import Leaving
+from cluster.rates import GIB
 from cluster.states import Move, State
 from cluster.timing import Paces, Sample
+from tests.contracts.ledger_meters import CARD
 from tests.ledger_desk import LedgerDesk, brief, task
 
 S1 = 1_000_000
@@ -326,6 +329,32 @@ def test_a_budget_set_over_work_that_has_run_for_long_stops_it_and_is_not_blamed
     desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
     assert now(desk, budget).spent_nano == 3602 * S1
     desk.check()
+
+
+def test_what_is_metered_is_charged_past_a_cap_and_no_overshoot(desk: LedgerDesk) -> None:
+    """Bytes that are kept cost what they cost: a cap bounds the time of workers alone."""
+    budget, job = cap(desk, 12), desk.submit(draws("a"), draws("b", 1.0))
+    a = leased(desk, job, "a")
+    desk.clock.advance(8)
+    desk.ledger.extend(desk.term, [a["attempt_id"]], TAKES_10)
+    desk.clock.advance(2)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    hour = Leaving(tenant="studio", show="default", minute_us=desk.clock.now_us())
+    desk.ledger.book_egress("replica", [(hour, 50 * GIB)])
+    desk.clock.advance(3600)
+    desk.ledger.bill_meters(CARD)
+    assert now(desk, budget).spent_nano > 12 * S1
+    assert isinstance(ask(desk, job, "b"), Held)
+    desk.check()
+
+
+def test_time_of_workers_past_its_bound_is_told(desk: LedgerDesk) -> None:
+    budget, job = cap(desk, 12), desk.submit(draws("a"))
+    leased(desk, job, "a")
+    desk.clock.advance(60)
+    desk.ledger.extend(desk.term, near(desk), TAKES_10)
+    overshot = f"no budget overshoots its bound: {budget.id} has spent {60 * S1} of {14 * S1}"
+    assert desk.ledger.flaws() == [overshot]
 
 
 def test_fifty_jobs_at_once_with_estimates_too_low_stay_within_the_bound(desk: LedgerDesk) -> None:
