@@ -203,8 +203,8 @@ def extended(purses: Iterable[Purse], *, more_nano: int, least_nano: int) -> int
 
 
 def is_near(reserved_nano: int, *, accrued_s: float, slack_s: float, nano_per_hour: int) -> bool:
-    """Whether by the next heartbeat it may have spent what it reserved."""
-    return nano_of(accrued_s + slack_s, nano_per_hour) >= reserved_nano
+    """Whether by the next heartbeat it may have spent what it reserved. What costs nothing spends nothing."""
+    return nano_per_hour > 0 and nano_of(accrued_s + slack_s, nano_per_hour) >= reserved_nano
 
 
 def reached(thresholds: Sequence[Threshold], *, spent_nano: int, cap_nano: int, full: bool = False) -> list[Threshold]:

@@ -222,6 +222,15 @@ def test_a_new_month_begins_with_nothing_spent(desk: LedgerDesk) -> None:
     desk.check()
 
 
+def test_work_that_costs_nothing_never_nears_what_it_reserved(desk: LedgerDesk) -> None:
+    desk.join("free", rate=0)
+    cap(desk, 12)
+    leased(desk, desk.submit(draws("a")), "a", worker="free")
+    desk.clock.advance(3600)
+    assert near(desk) == []
+    desk.check()
+
+
 def test_notify_is_told_once_to_those_who_listen_and_stops_nothing(desk: LedgerDesk) -> None:
     spec = HookSpec(tenant="studio", name="n", url="https://example.org", topics=(BUDGET_REACHED,))
     hook, _ = desk.ledger.create_hook(spec)
