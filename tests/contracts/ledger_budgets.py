@@ -222,6 +222,21 @@ def test_a_new_month_begins_with_nothing_spent(desk: LedgerDesk) -> None:
     desk.check()
 
 
+def test_a_new_month_cancels_nothing_for_what_the_old_one_cost(desk: LedgerDesk) -> None:
+    budget = cap(desk, 12, (0.3, Action.CANCEL), period=Period.MONTH)
+    job = desk.submit(draws("a"), draws("b"))
+    desk.clock.advance((now(desk, budget).until_us or 0) / 1e6 - desk.clock.now_us() / 1e6 - 6)
+    a = leased(desk, job, "a")
+    desk.clock.advance(5)
+    commit(desk, a)
+    assert now(desk, budget).acting is Action.CANCEL
+    desk.clock.advance(2)
+    assert desk.ledger.tend_budgets(desk.term) == 0
+    assert desk.state(job, "b") is State.READY
+    leased(desk, job, "b")
+    desk.check()
+
+
 def test_work_that_costs_nothing_never_nears_what_it_reserved(desk: LedgerDesk) -> None:
     desk.join("free", rate=0)
     cap(desk, 12)
