@@ -362,7 +362,8 @@ def turn(connection: Connection, row: Row[Any], *, now_us: int) -> Row[Any]:
 
 def flaws(connection: Connection) -> list[str]:
     """Counters that a recount does not find, and budgets beyond their bound: what had to stop ran at most for as long
-    as a heartbeat after there was no more, each at its rate. One whose action lets work end is past its cap by that;
+    as a heartbeat after there was no more, each at its rate. A worker that was lost by
+    then heard nothing: its lease ran out first. One whose action lets work end is past its cap by that;
     and what is metered is charged when it has been used, whatever is left."""
     broken = []
     for row in connection.execute(select(table).order_by(table.c.id)).all():
@@ -376,7 +377,7 @@ def flaws(connection: Connection) -> list[str]:
             if e.kind == "budget.set":  # what was spent before it was set is not its doing
                 allowed, since_us = max(e.data["cap_nano"], e.data["spent_nano"]), e.at_us
             elif e.kind == "budget.stop":
-                allowed += e.data["slack_nano"]
+                allowed += max(e.data["slack_nano"], _spent_unheard(connection, e.data["attempt"], since_us=e.at_us))
         allowed += _recounted(connection, row, cost_lines.c.worker_id.is_(None), cost_lines.c.at_us >= since_us)
         if spent > allowed and row.acting != Action.FINISH.value:
             broken.append(f"no budget overshoots its bound: {row.id} has spent {spent} of {allowed}")
@@ -452,6 +453,16 @@ def _recounted(connection: Connection, row: Row[Any], *which: ColumnElement[bool
     if row.scope == Scope.SHOW.value:
         query = query.where(cost_lines.c.show == row.subject)
     return int(connection.execute(query).scalar_one())
+
+
+def _spent_unheard(connection: Connection, attempt_id: str, *, since_us: int) -> int:
+    """What an attempt that was lost has cost since it had to stop."""
+    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).join(
+        attempts, attempts.c.id == cost_lines.c.attempt_id
+    )
+    lost = attempts.c.state.in_((AttemptState.LOST.value, AttemptState.STUCK.value))
+    of = (attempts.c.id == attempt_id, lost, cost_lines.c.from_us >= since_us)
+    return int(connection.execute(query.where(*of)).scalar_one())
 
 
 def _reserved(connection: Connection, row: Row[Any]) -> int:

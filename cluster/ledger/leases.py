@@ -287,9 +287,9 @@ def extend(connection: Connection, attempt_ids: Sequence[str], *, now_us: int, r
     till = budgets.Till(connection, sorted({row.job_id for row in rows.values()}), now_us=now_us)
     found, more = dict[str, bool](), list[dict[str, Any]]()
     for attempt_id, row in rows.items():
-        slack_nano = nano_of(reserves.slack_s, row.nano_per_hour)
+        slack_nano = nano_of(reserves.slack_of(attempt_id), row.nano_per_hour)
         told = {"attempt": attempt_id, "task": row.task_id, "worker": row.worker_id, "slack_nano": slack_nano}
-        wanted = reserves.more_nano(weight=row.weight, nano_per_hour=row.nano_per_hour)
+        wanted = reserves.more_nano(attempt_id, weight=row.weight, nano_per_hour=row.nano_per_hour)
         grant = till.extend(row.job_id, more_nano=wanted, least_nano=slack_nano, stop=told)
         found[attempt_id] = grant is not None
         if grant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,6 +158,34 @@ def test_a_task_that_nears_what_it_reserved_gets_more_or_stops(desk: LedgerDesk)
     assert (desk.state(job, "a"), desk.task(job, "a")["reason"]) == (State.SUSPENDED, "budget")
     assert (now(desk, budget).spent_nano, now(desk, budget).reserved_nano) == (20 * S1, 0)
     assert kinds(desk, budget) == ["budget.set", "budget.stop"]
+    desk.check()
+
+
+def test_work_that_hears_a_stop_late_is_stopped_sooner(desk: LedgerDesk) -> None:
+    """It is known to be silent for 5 s: with a heartbeat of 2 s, it must be told 7 s before there is no more."""
+    cap(desk, 30)
+    a = leased(desk, desk.submit(draws("a")), "a")
+    silent = replace(TAKES_10, pauses_s={a["attempt_id"]: 5.0})
+    desk.clock.advance(5)
+    assert desk.ledger.extend(desk.term, [a["attempt_id"]], silent) == {a["attempt_id"]: True}
+    desk.clock.advance(19)
+    assert desk.ledger.extend(desk.term, [a["attempt_id"]], silent) == {a["attempt_id"]: False}
+    desk.clock.advance(7)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    desk.check()
+
+
+def test_what_a_worker_that_is_cut_off_costs_after_it_had_to_stop_is_no_overshoot(desk: LedgerDesk) -> None:
+    """It hears nothing, and its time is billed until its lease has run out; one that answers late has no excuse."""
+    cap(desk, 24)
+    job = desk.submit(draws("a"), draws("b"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(11)
+    assert set(desk.ledger.extend(desk.term, near(desk), TAKES_10).values()) == {False}
+    desk.clock.advance(2)
+    desk.ledger.interrupt(desk.term, **b, facts={"checkpoint": "x"}, suspend="budget")
+    desk.clock.advance(28)
+    desk.ledger.lose(desk.term, **a, why="its lease ran out")
     desk.check()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from actors.contract import Beat, Order, Outcome, Report, WorkerFacts
+from cluster.assets import Receipt
 from cluster.budgets import (
     DEFAULT,
     Action,
@@ -32,6 +33,7 @@ from cluster.ledger import reasons
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.outcomes import Sight
 from cluster.states import State
+from cluster.store.port import put_receipt
 from cluster.why import Hold, Predicate, why
 from tests.farm import InProcessFarm, in_process_farm
 
@@ -126,6 +128,25 @@ def test_a_task_without_room_stops_at_its_heartbeat_waits_and_goes_on_when_the_c
     assert again is not None
     assert again.task_id == order.task_id
     assert farm.ledger.flaws() == []
+
+
+def test_a_task_whose_stage_is_silent_for_long_is_told_so_much_sooner(farm: InProcessFarm) -> None:
+    cap(farm, 40)
+    worker, _ = joined(farm), submit(farm, "known", "a")
+    drawn = lease(farm, worker, "first")
+    assert drawn is not None
+    who = {"task_id": drawn.task_id, "attempt_id": drawn.attempt_id, "epoch": drawn.epoch}
+    receipt = Receipt(**who, files=(), facts={"gap_s": {"denoise": 8.0}})  # type: ignore[arg-type]
+    put_receipt(farm.store, drawn.tenant, receipt)
+    done = Report(**who, worker_id=worker.id, tenant=drawn.tenant, outcome=Outcome.SUCCEEDED)  # type: ignore[arg-type]
+    assert farm.desk.report(done) == "accepted"
+    order = lease(farm, worker)
+    assert order is not None
+    for _ in range(6):
+        advance(farm, 3)
+        assert beat(farm, worker, order) == {}
+    advance(farm, 3)
+    assert beat(farm, worker, order) == {order.attempt_id: "budget"}
 
 
 def test_what_a_budget_holds_keeps_nobody_else_waiting(farm: InProcessFarm) -> None:
