@@ -323,6 +323,19 @@ def listed(connection: Connection, *, tenant: str | None = None, show: str | Non
     return [as_budget(row) for row in connection.execute(query)]
 
 
+def astray(connection: Connection) -> list[Budget]:
+    """Those of a show in which nothing was ever submitted, or of a film that was deleted."""
+    from cluster.ledger.schema import films, shows
+
+    show = exists().where(shows.c.tenant == table.c.tenant, shows.c.name == table.c.subject)
+    film = exists().where(films.c.id == table.c.subject, films.c.deleted_us.is_(None))
+    of_show, of_film = table.c.scope == Scope.SHOW.value, table.c.scope == Scope.FILM.value
+    query = (
+        select(table).where(or_(and_(of_show, ~show), and_(of_film, ~film))).order_by(table.c.created_us, table.c.id)
+    )
+    return [as_budget(row) for row in connection.execute(query)]
+
+
 def history(connection: Connection, budget_id: str, limit: int = 50) -> list[Row[Any]]:
     """What happened to a budget, the newest first."""
     newest = select(budget_events).where(budget_events.c.budget_id == budget_id)
