@@ -97,7 +97,7 @@ class Dispatcher:
         self._meters.watch("farm_heartbeat_lag_seconds", self._longest_silence)
         self._purser = Purser(
             ledger=ledger, clock=clock, heartbeat_s=settings.heartbeat_s, tick_s=TICK_S, cold_s=settings.stuck_s,
-            call=self._call,
+            bounds=self._bounds, call=self._call,
         )  # fmt: skip
         self._lender = Lender(
             ledger=ledger, store=store, clock=clock, lease_s=self._lease_s, queue=self._queue, memory=memory,

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from actors.memory import Lease
+from actors.watchdog import Bounds
 from cluster.budgets import REASON, Reserves, is_near
 from cluster.clock import Clock
 from cluster.ledger.ledger import Ledger
@@ -27,10 +28,10 @@ class Purser:
 
     def __init__(
         self, *, ledger: Ledger, clock: Clock, heartbeat_s: float, tick_s: float, cold_s: float,
-        call: Callable[[Callable[[], Any]], Awaitable[Any]],
+        bounds: Bounds, call: Callable[[Callable[[], Any]], Awaitable[Any]],
     ) -> None:  # fmt: skip
         self.reserves = Reserves(slack_s=heartbeat_s + tick_s, cold_s=cold_s)
-        self._ledger, self._clock, self._call = ledger, clock, call
+        self._ledger, self._clock, self._bounds, self._call = ledger, clock, bounds, call
         self._learned_s = -math.inf
 
     async def look(self, term: int, rows: Iterable[Any], leases: Sequence[Lease]) -> bool:
@@ -41,6 +42,8 @@ class Purser:
         if self._clock.monotonic_s() - self._learned_s > LEARN_EVERY_S:
             self.reserves = replace(self.reserves, paces=await self._call(self._ledger.paces))
             self._learned_s = self._clock.monotonic_s()
+        pauses_s = {x.attempt_id: self._bounds.pause_s(x.step, x.model, x.stage) for x in leases}
+        self.reserves = replace(self.reserves, pauses_s=pauses_s)
         stopping = {lease.attempt_id for lease in leases if lease.stop is not None}
         near = [row.attempt_id for row in rows if row.attempt_id not in stopping and self._is_near(row)]
         if near:
@@ -57,6 +60,6 @@ class Purser:
         return row.reserved_nano is not None and is_near(
             row.reserved_nano,
             accrued_s=(self._clock.now_us() - row.since_us) / 1e6,
-            slack_s=self.reserves.slack_s,
+            slack_s=self.reserves.slack_of(row.attempt_id),
             nano_per_hour=row.nano_per_hour,
         )

@@ -27,6 +27,10 @@ class Bounds:
             count, longest_s = self._seen.get((step, model, stage), (0, 0.0))
             self._seen[step, model, stage] = (count + 1, max(longest_s, gap_s))
 
+    def pause_s(self, step: str, model: str | None, stage: str) -> float:
+        """The longest that the stage was seen to make; 0 while nothing is known of it."""
+        return self._seen.get((step, model, stage), (0, 0.0))[1]
+
     def bound_s(self, step: str, model: str | None, stage: str) -> float:
         count, longest_s = self._seen.get((step, model, stage), (0, 0.0))
         if count < MIN_SAMPLES:

@@ -9,7 +9,7 @@ where nobody has, for what it will probably cost, or the last of a budget could 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -160,6 +160,12 @@ class Reserves:
     paces: Paces = field(default_factory=lambda: Paces(()))
     slack_s: float = 10.0
     cold_s: float = 900.0
+    pauses_s: Mapping[str, float] = field(default_factory=dict)
+    """By attempt that runs, how long the stage that it is in has been seen not to hear anything."""
+
+    def slack_of(self, attempt_id: str) -> float:
+        """How long an attempt may go on before it hears that it has to stop."""
+        return self.slack_s + self.pauses_s.get(attempt_id, 0.0)
 
     def need(self, *, step: str, model: str | None, params: Any, weight: float, nano_per_hour: int) -> Need:
         pace = self.paces.of(step, model, shape_of(params.get("spec") or params), weight)
@@ -170,9 +176,9 @@ class Reserves:
             wanted_nano=nano_of(wanted_s + self.slack_s, nano_per_hour),
         )
 
-    def more_nano(self, *, weight: float, nano_per_hour: int) -> int:
+    def more_nano(self, attempt_id: str, *, weight: float, nano_per_hour: int) -> int:
         """What one that nears its reservation asks for: a quarter of what was predicted, or some heartbeats."""
-        return nano_of(max(weight / 4, 3 * self.slack_s), nano_per_hour)
+        return nano_of(max(weight / 4, 3 * self.slack_of(attempt_id)), nano_per_hour)
 
 
 def nano_of(seconds: float, nano_per_hour: int) -> int:
@@ -203,8 +209,8 @@ def extended(purses: Iterable[Purse], *, more_nano: int, least_nano: int) -> int
 
 
 def is_near(reserved_nano: int, *, accrued_s: float, slack_s: float, nano_per_hour: int) -> bool:
-    """Whether by the next heartbeat it may have spent what it reserved."""
-    return nano_of(accrued_s + slack_s, nano_per_hour) >= reserved_nano
+    """Whether by the next heartbeat it may have spent what it reserved. What costs nothing spends nothing."""
+    return nano_per_hour > 0 and nano_of(accrued_s + slack_s, nano_per_hour) >= reserved_nano
 
 
 def reached(thresholds: Sequence[Threshold], *, spent_nano: int, cap_nano: int, full: bool = False) -> list[Threshold]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from cluster.budgets import Scope
 from cluster.errors import FailureClass
 from cluster.states import OPEN, AttemptState, JobState
 
@@ -84,6 +85,8 @@ KIND = Label(name="kind", values=(*HELD, *METERED, OTHER))
 HELD_KIND = Label(name="kind", values=HELD)
 TENANT = Label(name="tenant", bound="those of the shows that are named")
 SHOW = Label(name="show", bound=f"the {MOST_SHOWS} that cost most; `farm`, who pays for idle workers; `other`")
+SHOW_OR_NONE = Label(name="show", bound=f"{SHOW.bound}; `none` for that of a tenant")
+SCOPE = Label(name="scope", values=tuple(Scope))
 REASON = Label(name="reason", values=WASTES)
 REDEEMED = Label(name="reason", values=("resumed", "adopted", OTHER))
 TOKEN = Label(name="token", values=("prompt", "completion", "cached"))
@@ -146,6 +149,18 @@ LEDGER = (
                 TENANT,
                 SHOW,
                 KIND,
+            ),
+            "farm_budget_cap_usd": (
+                "Cap of a budget; of several under one name, of the one that has the smallest part left",
+                SCOPE,
+                TENANT,
+                SHOW_OR_NONE,
+            ),
+            "farm_budget_left_usd": (
+                "What the same budget has left, less what running tasks have reserved; below 0 it is overspent",
+                SCOPE,
+                TENANT,
+                SHOW_OR_NONE,
             ),
             "farm_webhooks_waiting": ("Deliveries of webhooks that are due or will be tried again",),
             "farm_webhooks_oldest_seconds": ("How long the longest of these has waited since its event",),

@@ -122,7 +122,10 @@ def load_rate_card(path: Path | None = None) -> RateCard:
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise InvalidSettings(f"cannot read the rate card {source.name}: {error}", field="rates") from error
     if currency != "USD":
-        raise InvalidSettings(f"the rate card is in {currency}; only USD is accounted", field="rates.currency")
+        raise InvalidSettings(
+            f"the rate card is in {currency}; only USD is accounted", field="rates.currency",
+            remedy="give its prices in USD, as budgets are",
+        )  # fmt: skip
     return RateCard(
         version=version,
         rates=tuple(_rate(*row, version) for row in _rows(rows, "rates")),

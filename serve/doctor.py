@@ -17,9 +17,10 @@ from ulid import ULID
 
 from actors.catalog import Catalog
 from cluster import farm_lock
+from cluster.budgets import CURRENCY, Scope
 from cluster.clock import to_datetime
 from cluster.errors import FarmError
-from cluster.ledger import chores, outcomes
+from cluster.ledger import budgets, chores, outcomes
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.upkeep import file_of
 from cluster.rates import load_rate_card
@@ -91,6 +92,7 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         term = ledger.view(outcomes.newest_term)
         yield Finding(check="ledger", verdict=Verdict.OK, said=f"{kind}, dispatcher term {term}", facts={"term": term})
         yield from _chores(ledger, up=farm_lock.is_held(settings.home))
+        yield from _budgets(ledger)
     finally:
         ledger.close()
 
@@ -108,6 +110,24 @@ def _chores(ledger: Ledger, *, up: bool) -> Iterator[Finding]:
             )  # fmt: skip
         else:
             yield Finding(check=f"chore {told.name}", verdict=Verdict.OK, said=done, facts=facts)
+
+
+def _budgets(ledger: Ledger) -> Iterator[Finding]:
+    """A budget is in the currency of the rate card, or it would have been refused; and it caps something."""
+    capped, astray = ledger.budgets(), ledger.view(budgets.astray)
+    if capped:
+        said = f"{len(capped)}, in {CURRENCY} as the rate card is"
+        yield Finding(check="budgets", verdict=Verdict.OK, said=said)
+    for one in astray:
+        name = f"{one.spec.scope} {one.spec.subject}"
+        is_show = one.spec.scope is Scope.SHOW
+        said = "has no work yet, or none of its name" if is_show else "was deleted"
+        remedy = f"farm budget rm {name} --yes"
+        yield Finding(
+            check=f"budget of {name}", verdict=Verdict.WARNING, said=f"the {name} {said}",
+            remedy=f"`farm shows` names those that are there; {remedy}" if is_show else remedy,
+            facts={"budget": one.id, "tenant": one.spec.tenant},
+        )  # fmt: skip
 
 
 def _rate_card(settings: Settings) -> Iterator[Finding]:

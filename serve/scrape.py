@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pkgutil import iter_modules
 
 from prometheus_client import CollectorRegistry
@@ -16,7 +16,7 @@ from cluster.ledger import totals
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.money import FARM_SHOW, FARM_TENANT
 from cluster.ledger.outcomes import Backlog
-from cluster.ledger.totals import Bill, Standing, Sums, What
+from cluster.ledger.totals import Bill, Capped, Standing, Sums, What
 from cluster.metrics import (
     HELD,
     LEDGER,
@@ -142,6 +142,20 @@ def _tell_shows(values: Values, bill: Mapping[What, Sums], now: Standing) -> Non
         tenant, show = (what.tenant, what.show) if (what.tenant, what.show) in named else (OTHER, OTHER)
         net = (sums.nano - sums.reversed_nano) / NANO
         values.add("farm_show_cost_usd", net, tenant=tenant, show=show, kind=what.kind)
+    _tell_budgets(values, now.budgets, named)
+
+
+def _tell_budgets(values: Values, budgets: Sequence[Capped], named: Collection[tuple[str, str]]) -> None:
+    """Ids of films are no labels: of the budgets under one name that is told which has the smallest part left."""
+    tenants = {tenant for tenant, _ in named}
+    least = dict[tuple[str, str, str | None], Capped]()
+    for one in sorted(budgets, key=lambda one: one.left_nano / max(1, one.cap_nano)):
+        known = one.tenant in tenants if one.show is None else (one.tenant, one.show) in named
+        show = one.show if known or one.show is None else OTHER
+        least.setdefault((one.scope, one.tenant if known else OTHER, show), one)
+    for (scope, tenant, name), one in least.items():
+        values.add("farm_budget_cap_usd", one.cap_nano / NANO, scope=scope, tenant=tenant, show=name)
+        values.add("farm_budget_left_usd", one.left_nano / NANO, scope=scope, tenant=tenant, show=name)
 
 
 def _tell_standing(values: Values, now: Standing, now_us: int) -> None:

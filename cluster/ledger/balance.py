@@ -1,4 +1,4 @@
-"""The bill held against what it is made of: held time, the log of events, the meters. What `farm cost check` says."""
+"""The bill held against held time, the log of events, the meters and the budgets. What `farm cost check` says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from cluster.ledger import recount
+from cluster.ledger import budgets, recount
 from cluster.rates import usd
 
 OF_MONEY = (
@@ -16,6 +16,8 @@ OF_MONEY = (
     "waste is what the log says",
     "every show pays for its own",
     "meters balance",
+    "budgets equal a recount",
+    "no budget overshoots its bound",
 )
 
 
@@ -39,7 +41,7 @@ def balance(connection: Connection) -> Balance:
     for line in books.log.lines:
         by_kind[line.kind] += line.nano
     return Balance(
-        flaws=tuple(flaw for flaw in recount.flaws(books) if flaw.startswith(OF_MONEY)),
+        flaws=tuple(flaw for flaw in (*recount.flaws(books), *budgets.flaws(connection)) if flaw.startswith(OF_MONEY)),
         num_lines=len(books.log.lines),
         sums={kind: f"{usd(nano):.9f}" for kind, nano in by_kind.items()},
     )

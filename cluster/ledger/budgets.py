@@ -35,7 +35,7 @@ from cluster.ledger import hooks
 from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts, budget_events, cost_lines, jobs, revisions
 from cluster.ledger.schema import budgets as table
-from cluster.rates import usd
+from cluster.rates import split, usd
 from cluster.states import AttemptState
 
 FILM_OF_JOB = select(revisions.c.film_id).where(revisions.c.job_id == jobs.c.id).scalar_subquery()
@@ -210,7 +210,8 @@ def check(
 
 
 def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int) -> Budget:
-    """The one budget of this scope, as `spec` says from now on. What it has spent is counted from the cost lines."""
+    """The one budget of this scope, as `spec` says from now on. What it has spent is counted from the cost lines: the
+    caller has booked what runs under it."""
     subject = and_(table.c.tenant == spec.tenant, table.c.scope == spec.scope.value, table.c.subject == spec.subject)
     _check_subject(connection, spec)
     known = connection.execute(select(table.c.id, table.c.created_us).where(subject)).one_or_none()
@@ -244,7 +245,9 @@ def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int
         )
     )
     row = _row(connection, budget_id)
-    counted = {"spent_nano": _recounted(connection, row), "reserved_nano": _reserved(connection, row)}
+    spent_nano = _recounted(connection, row)
+    _trim(connection, row, room_nano=max(0, spec.cap_nano - spent_nano), now_us=now_us)
+    counted = {"spent_nano": spent_nano, "reserved_nano": _reserved(connection, row)}
     connection.execute(update(table).where(table.c.id == budget_id).values(**counted))
     data = {
         "cap_nano": spec.cap_nano, "period": spec.period.value, "spent_nano": counted["spent_nano"],
@@ -254,6 +257,41 @@ def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int
     row = _row(connection, budget_id)
     _judge(connection, row, _purse(row), full=False, now_us=now_us)
     return find(connection, spec.tenant, budget_id)
+
+
+def _trim(connection: Connection, row: Row[Any], *, room_nano: int, now_us: int) -> None:
+    """What runs under a budget has reserved no more than there is room for. Whoever nears its part asks again."""
+    query = select(attempts.c.id, attempts.c.job_id, attempts.c.reserved_nano).join(
+        jobs, jobs.c.id == attempts.c.job_id
+    )
+    runs = (attempts.c.state == AttemptState.RUNNING.value, attempts.c.reserved_nano > 0)
+    held = connection.execute(query.where(*runs, jobs_under(row)).order_by(attempts.c.id)).all()
+    reserved = [one.reserved_nano for one in held]
+    if sum(reserved) <= room_nano:
+        return
+    less = [part - had for part, had in zip(split(room_nano, reserved), reserved, strict=True)]
+    till = Till(connection, sorted({one.job_id for one in held}), now_us=now_us)
+    for one, more in zip(held, less, strict=True):
+        till.move(one.job_id, spent=0, reserved=more)
+    till.close()
+    connection.execute(RESERVED, [{"attempt": one.id, "more": more} for one, more in zip(held, less, strict=True)])
+
+
+def jobs_under(whose: Row[Any] | BudgetSpec) -> ColumnElement[bool]:
+    """Of jobs: those under a budget of this tenant, scope and subject."""
+    mine: ColumnElement[bool] = jobs.c.tenant == whose.tenant
+    if whose.scope == Scope.SHOW.value:
+        return mine & (jobs.c.show == whose.subject)
+    if whose.scope == Scope.FILM.value:
+        return mine & jobs.c.id.in_(select(revisions.c.job_id).where(revisions.c.film_id == whose.subject))
+    return mine
+
+
+def workers_under(connection: Connection, spec: BudgetSpec) -> list[str]:
+    """Who runs something under a budget."""
+    query = select(attempts.c.worker_id).distinct().join(jobs, jobs.c.id == attempts.c.job_id)
+    runs = attempts.c.state == AttemptState.RUNNING.value
+    return list(connection.execute(query.where(runs, jobs_under(spec)).order_by(attempts.c.worker_id)).scalars())
 
 
 def remove(connection: Connection, tenant: str, budget_id: str, *, now_us: int) -> None:
@@ -282,6 +320,19 @@ def listed(connection: Connection, *, tenant: str | None = None, show: str | Non
         own = select(films.c.id).where(films.c.tenant == table.c.tenant, films.c.show == show)
         of_film = and_(table.c.scope == Scope.FILM.value, table.c.subject.in_(own))
         query = query.where(or_(and_(table.c.scope == Scope.SHOW.value, table.c.subject == show), of_film))
+    return [as_budget(row) for row in connection.execute(query)]
+
+
+def astray(connection: Connection) -> list[Budget]:
+    """Those of a show in which nothing was ever submitted, or of a film that was deleted."""
+    from cluster.ledger.schema import films, shows
+
+    show = exists().where(shows.c.tenant == table.c.tenant, shows.c.name == table.c.subject)
+    film = exists().where(films.c.id == table.c.subject, films.c.deleted_us.is_(None))
+    of_show, of_film = table.c.scope == Scope.SHOW.value, table.c.scope == Scope.FILM.value
+    query = (
+        select(table).where(or_(and_(of_show, ~show), and_(of_film, ~film))).order_by(table.c.created_us, table.c.id)
+    )
     return [as_budget(row) for row in connection.execute(query)]
 
 
@@ -324,7 +375,9 @@ def turn(connection: Connection, row: Row[Any], *, now_us: int) -> Row[Any]:
 
 def flaws(connection: Connection) -> list[str]:
     """Counters that a recount does not find, and budgets beyond their bound: what had to stop ran at most for as long
-    as a heartbeat after there was no more, each at its rate. One whose action lets work end is past its cap by that."""
+    as a heartbeat after there was no more, each at its rate. A worker that was lost by
+    then heard nothing: its lease ran out first. One whose action lets work end is past its cap by that;
+    and what is metered is charged when it has been used, whatever is left."""
     broken = []
     for row in connection.execute(select(table).order_by(table.c.id)).all():
         spent, reserved = _recounted(connection, row), _reserved(connection, row)
@@ -332,12 +385,13 @@ def flaws(connection: Connection) -> list[str]:
             said = f"{row.id} says {row.spent_nano} and {row.reserved_nano}, is {spent} and {reserved}"
             broken.append(f"budgets equal a recount: {said}")
         told = select(budget_events).where(budget_events.c.budget_id == row.id, budget_events.c.at_us >= row.from_us)
-        allowed = row.cap_nano
+        allowed, since_us = row.cap_nano, row.from_us
         for e in connection.execute(told.order_by(budget_events.c.seq)):
             if e.kind == "budget.set":  # what was spent before it was set is not its doing
-                allowed = max(e.data["cap_nano"], e.data["spent_nano"])
+                allowed, since_us = max(e.data["cap_nano"], e.data["spent_nano"]), e.at_us
             elif e.kind == "budget.stop":
-                allowed += e.data["slack_nano"]
+                allowed += max(e.data["slack_nano"], _spent_unheard(connection, e.data["attempt"], since_us=e.at_us))
+        allowed += _recounted(connection, row, cost_lines.c.worker_id.is_(None), cost_lines.c.at_us >= since_us)
         if spent > allowed and row.acting != Action.FINISH.value:
             broken.append(f"no budget overshoots its bound: {row.id} has spent {spent} of {allowed}")
     return broken
@@ -401,9 +455,9 @@ def _row(connection: Connection, budget_id: str) -> Row[Any]:
     return connection.execute(select(table).where(table.c.id == budget_id)).one()
 
 
-def _recounted(connection: Connection, row: Row[Any]) -> int:
-    """The cost lines of its scope and period."""
-    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).where(cost_lines.c.at_us >= row.from_us)
+def _recounted(connection: Connection, row: Row[Any], *which: ColumnElement[bool]) -> int:
+    """The cost lines of its scope and period, or those `which` are asked for."""
+    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).where(cost_lines.c.at_us >= row.from_us, *which)
     if row.scope == Scope.FILM.value:
         own = select(revisions.c.job_id).where(revisions.c.film_id == row.subject)
         query = query.where(cost_lines.c.job_id.in_(own))
@@ -414,15 +468,21 @@ def _recounted(connection: Connection, row: Row[Any]) -> int:
     return int(connection.execute(query).scalar_one())
 
 
+def _spent_unheard(connection: Connection, attempt_id: str, *, since_us: int) -> int:
+    """What an attempt that was lost has cost since it had to stop."""
+    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).join(
+        attempts, attempts.c.id == cost_lines.c.attempt_id
+    )
+    lost = attempts.c.state.in_((AttemptState.LOST.value, AttemptState.STUCK.value))
+    of = (attempts.c.id == attempt_id, lost, cost_lines.c.from_us >= since_us)
+    return int(connection.execute(query.where(*of)).scalar_one())
+
+
 def _reserved(connection: Connection, row: Row[Any]) -> int:
     """By the attempts that run under it."""
-    mine: ColumnElement[bool] = jobs.c.tenant == row.tenant
-    if row.scope == Scope.SHOW.value:
-        mine = and_(mine, jobs.c.show == row.subject)
-    elif row.scope == Scope.FILM.value:
-        mine = jobs.c.id.in_(select(revisions.c.job_id).where(revisions.c.film_id == row.subject))
     query = select(func.coalesce(func.sum(attempts.c.reserved_nano), 0)).join(jobs, jobs.c.id == attempts.c.job_id)
-    return int(connection.execute(query.where(attempts.c.state == AttemptState.RUNNING.value, mine)).scalar_one())
+    runs = attempts.c.state == AttemptState.RUNNING.value
+    return int(connection.execute(query.where(runs, jobs_under(row))).scalar_one())
 
 
 def _log(connection: Connection, budget_id: str, kind: str, data: dict[str, Any], *, now_us: int) -> int:

@@ -283,15 +283,13 @@ def extend(connection: Connection, attempt_ids: Sequence[str], *, now_us: int, r
     """Attempts that are about to have spent what they reserved: what they cost so far is booked, and more is reserved.
     By id, whether they may go on; those that have ended are left out."""
     rows = {row.attempt_id: row for row in connection.execute(RUNNING) if row.attempt_id in set(attempt_ids)}
-    for worker_id in sorted({row.worker_id for row in rows.values()}):
-        money.close_interval(connection, worker_id, now_us=now_us)
-        events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.booked")
+    money.book_running(connection, sorted({row.worker_id for row in rows.values()}), now_us=now_us)
     till = budgets.Till(connection, sorted({row.job_id for row in rows.values()}), now_us=now_us)
     found, more = dict[str, bool](), list[dict[str, Any]]()
     for attempt_id, row in rows.items():
-        slack_nano = nano_of(reserves.slack_s, row.nano_per_hour)
+        slack_nano = nano_of(reserves.slack_of(attempt_id), row.nano_per_hour)
         told = {"attempt": attempt_id, "task": row.task_id, "worker": row.worker_id, "slack_nano": slack_nano}
-        wanted = reserves.more_nano(weight=row.weight, nano_per_hour=row.nano_per_hour)
+        wanted = reserves.more_nano(attempt_id, weight=row.weight, nano_per_hour=row.nano_per_hour)
         grant = till.extend(row.job_id, more_nano=wanted, least_nano=slack_nano, stop=told)
         found[attempt_id] = grant is not None
         if grant:

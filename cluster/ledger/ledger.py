@@ -384,6 +384,7 @@ class Ledger:
         budget_id, now_us = f"budget_{self._new_id()}", self.clock.now_us()
 
         def put(connection: Connection) -> Budget:
+            money.book_running(connection, budgets.workers_under(connection, spec), now_us=now_us)
             made = budgets.put(connection, budget_id, spec, now_us=now_us)
             tending.wake(connection, [spec.tenant], now_us=now_us)
             return made

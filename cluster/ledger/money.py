@@ -106,6 +106,13 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
         budgets.book(connection, capped, now_us=now_us)
 
 
+def book_running(connection: Connection, worker_ids: Sequence[str], *, now_us: int) -> None:
+    """Closes the intervals of workers that go on with what they run; the log says where they were cut."""
+    close_intervals(connection, worker_ids, now_us=now_us)
+    for worker_id in worker_ids:
+        events.append_of_worker(connection, worker_id, at_us=now_us, kind="worker.booked")
+
+
 def waste(connection: Connection, attempt_id: str, *, now_us: int, note: str) -> None:
     """What the attempt was billed as busy is taken back by a new line and booked as wasted."""
     _rebook(connection, attempt_id, "busy", "wasted", now_us=now_us, note=note)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, select
+from sqlalchemy import Connection, Row, bindparam, select
 
-from cluster.budgets import REASON, Action, Scope
+from cluster.budgets import REASON, Action
 from cluster.ledger import budgets, moves, operations
 from cluster.ledger.schema import budgets as table
-from cluster.ledger.schema import jobs, revisions, tasks
+from cluster.ledger.schema import jobs, tasks
 from cluster.states import Move, State
 
 ALL = select(table).order_by(table.c.id)
@@ -29,9 +29,8 @@ def tend(connection: Connection, *, now_us: int) -> int | None:
     rows = connection.execute(ALL).all()
     if not rows:
         return None
-    for row in rows:
-        if row.until_us is not None and row.until_us <= now_us:
-            budgets.turn(connection, row, now_us=now_us)
+    over = {row.id for row in rows if row.until_us is not None and row.until_us <= now_us}
+    rows = [budgets.turn(connection, row, now_us=now_us) if row.id in over else row for row in rows]
     canceled = sum(_cancel(connection, row, now_us=now_us) for row in rows if row.acting == Action.CANCEL.value)
     return canceled + wake(connection, sorted({row.tenant for row in rows}), now_us=now_us)
 
@@ -51,10 +50,6 @@ def wake(connection: Connection, tenants: list[str], *, now_us: int) -> int:
 
 
 def _cancel(connection: Connection, row: Row[Any], *, now_us: int) -> int:
-    of: ColumnElement[bool] = jobs.c.tenant == row.tenant
-    if row.scope == Scope.SHOW.value:
-        of = of & (jobs.c.show == row.subject)
-    elif row.scope == Scope.FILM.value:
-        of = of & jobs.c.id.in_(select(revisions.c.job_id).where(revisions.c.film_id == row.subject))
+    of = budgets.jobs_under(row)
     still = select(jobs.c.id).where(of, jobs.c.ended_us.is_(None), jobs.c.target == "run").limit(MOST)
     return sum(operations.cancel_job(connection, i, now_us=now_us) for i in connection.execute(still).scalars().all())

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import Connection, bindparam, case, func, select
+from sqlalchemy import Connection, and_, bindparam, case, func, select
 
+from cluster.budgets import Scope
 from cluster.ledger import chores
 from cluster.ledger.hooks import Progress
-from cluster.ledger.schema import cost_lines, dispatcher, jobs, shows, token_minutes, workers
+from cluster.ledger.schema import budgets, cost_lines, dispatcher, films, jobs, shows, token_minutes, workers
 from cluster.ledger.schema import webhook_deliveries as deliveries
 from cluster.states import OPEN, JobState, State, job_state
 
@@ -109,6 +110,16 @@ class Bill:
         return upto
 
 
+class Capped(NamedTuple):
+    """A budget. `show`: that it is of, or its film; None for that of a tenant."""
+
+    scope: str
+    tenant: str
+    show: str | None
+    cap_nano: int
+    left_nano: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
     """What is now. Ages are by the ledger's clock."""
@@ -118,6 +129,7 @@ class Standing:
     workers: Mapping[tuple[str, str | None, str, str, bool], int]  # role, model, accelerator, price class, drains
     tokens: Mapping[str, Mapping[str, int]]  # by model, by column of TOKENS
     shows: frozenset[tuple[str, str]]  # tenant, name
+    budgets: Sequence[Capped]
     num_webhooks: int
     oldest_webhook_us: int | None
     alive_us: int | None
@@ -126,7 +138,7 @@ class Standing:
 
 
 def standing(connection: Connection) -> Standing:
-    """Eight statements."""
+    """Nine statements."""
     by_state, tasks = _jobs(connection)
     waits = select(func.count(), func.min(deliveries.c.created_us)).where(deliveries.c.progress == Progress.DUE.value)
     num_webhooks, oldest_us = connection.execute(waits).one()
@@ -137,6 +149,7 @@ def standing(connection: Connection) -> Standing:
         workers=_workers(connection),
         tokens=_tokens(connection),
         shows=frozenset((row.tenant, row.name) for row in connection.execute(select(shows.c.tenant, shows.c.name))),
+        budgets=_budgets(connection),
         num_webhooks=int(num_webhooks),
         oldest_webhook_us=oldest_us,
         alive_us=told.alive_us if told else None,
@@ -168,6 +181,15 @@ def _workers(connection: Connection) -> dict[tuple[str, str | None, str, str, bo
     by = (workers.c.role, workers.c.model, workers.c.accelerator, workers.c.price_class)
     here = select(*by, drains, func.count()).where(workers.c.ended_us.is_(None)).group_by(*by, drains.name)
     return {(*row[:4], bool(row.drains)): int(row[-1]) for row in connection.execute(here)}
+
+
+def _budgets(connection: Connection) -> list[Capped]:
+    c = budgets.c
+    show = case((c.scope == Scope.SHOW.value, c.subject), else_=films.c.show)
+    left = c.cap_nano - c.spent_nano - c.reserved_nano
+    of_film = and_(c.scope == Scope.FILM.value, films.c.id == c.subject)
+    query = select(c.scope, c.tenant, show, c.cap_nano, left).select_from(budgets.outerjoin(films, of_film))
+    return [Capped(*row) for row in connection.execute(query.order_by(c.id))]
 
 
 def _tokens(connection: Connection) -> dict[str, dict[str, int]]:

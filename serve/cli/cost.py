@@ -92,7 +92,7 @@ def cost(
 
 @app.command()
 def check(as_json: AsJson = False) -> int:
-    """Hold the cost lines against held time, the event log and the meters; exit code 1 if they do not balance."""
+    """Hold the cost lines against held time, the event log, the meters and budgets; exit code 1 if not all balances."""
     from cluster.ledger import balance
     from serve.cli import office, rows
     from serve.cli.wording import clean, plural

@@ -4,7 +4,8 @@
 
 Golden jobs on an engine of milliseconds, clips of the house model, and tasks that are doomed by planted faults. Workers
 are killed and stopped, the dispatcher is killed, PostgreSQL loses its power, the store errs at every tenth call and is
-away for a minute, reports come twice or late. At the end the checker reads the log, and every content is compared.
+away for a minute, reports come twice or late, the budget of all this is spent and raised again. At the end the checker
+reads the log, and every content is compared.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from actors.catalog import Catalog
 from actors.contract import Quality
 from cluster import faults
 from cluster.accelerators import Fleet
-from cluster.errors import FailureClass, FarmError, Unavailable
+from cluster.budgets import Action as AtThreshold
+from cluster.budgets import BudgetSpec, Scope, Threshold
+from cluster.errors import FailureClass, FarmError, OverBudget, Unavailable
 from cluster.faults import Action, Chance
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.replay import Injected
+from cluster.rates import NANO
 from cluster.runtime import private_ray
 from cluster.settings import Settings
 from cluster.states import State
@@ -48,6 +52,8 @@ GAP_S = 4.5
 COMMITS_PER_FAULT = 1.5
 OUTAGE_S = 60.0
 PATIENCE_S = 1_080.0
+AMPLE_NANO = 1_000 * NANO
+"""A cap that nothing of this comes near."""
 DOOMED = {"input": (3, FailureClass.INPUT, 1), "bug": (3, FailureClass.BUG, 3), "poison": (2, FailureClass.POISON, 3)}
 """Planted deaths: how many tasks, and which failures each of them has before it is dead."""
 CODE_DIR = Path(__file__).parents[2]
@@ -63,7 +69,7 @@ def plan_of_chances(seed: int) -> list[Chance]:
 
 def schedule(seed: int, scale: float) -> list[str]:
     """What happens, one after the other, at a distance of GAP_S or so."""
-    counts = {"kill": 60, "stop": 10, "dispatcher": 10, "database": 10}
+    counts = {"kill": 60, "stop": 10, "dispatcher": 10, "database": 10, "budget": 5}
     kinds = [kind for kind, count in counts.items() for _ in range(max(1, round(count * scale)))]
     random.Random(seed).shuffle(kinds)
     kinds.insert(len(kinds) // 2, "outage")
@@ -100,6 +106,7 @@ class Storm:
         self.fleets.start()
         self.fleets.want(Fleet(name="quick", role="finish", num_workers=4, engine="tests.chaos.golden:make"))
         self.fleets.want(Fleet(name="house", role="render", model="house-video"))
+        self._cap(AMPLE_NANO)
         began_s = time.monotonic()
         self._ends_s = began_s + PATIENCE_S
         self._submit_all()
@@ -159,7 +166,7 @@ class Storm:
         while True:
             try:
                 return self.ledger.submit(spec, graph)[0]
-            except Unavailable:
+            except (Unavailable, OverBudget):
                 time.sleep(0.2)
 
     def _keep_busy(self, num_left: int) -> None:
@@ -182,6 +189,7 @@ class Storm:
             "stop": self._stop,
             "dispatcher": self._kill_dispatcher,
             "database": lambda: self._beside(self._crash_database, self.dice.uniform(0.5, 3.0)),
+            "budget": lambda: self._beside(self._spend_the_budget, self.dice.uniform(1.0, 3.0)),
             "outage": lambda: self._beside(self._take_the_store_away, OUTAGE_S if self.scale >= 1 else 10.0),
         }[kind]()
         self.done[kind] += 1
@@ -229,6 +237,22 @@ class Storm:
         self.database.crash()
         time.sleep(seconds)
         self.database.start()
+
+    def _spend_the_budget(self, seconds: float) -> None:
+        """All that runs stops at its next step, and goes on once there is money again."""
+        self._cap(0)
+        time.sleep(seconds)
+        self._cap(AMPLE_NANO)
+
+    def _cap(self, cap_nano: int) -> None:
+        hold = Threshold(at=1.0, action=AtThreshold.HOLD)
+        spec = BudgetSpec(tenant="studio", scope=Scope.TENANT, cap_nano=cap_nano, thresholds=(hold,))
+        while True:
+            try:
+                self.ledger.set_budget(spec)
+                return
+            except Unavailable:
+                time.sleep(0.2)
 
     def _take_the_store_away(self, seconds: float) -> None:
         """A file stands in its place, so that nobody can begin a new one there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from cluster.ledger import budgets as rows
 from cluster.ledger.hooks import BUDGET_REACHED, HookSpec
 from cluster.ledger.jobs import Terms
 from cluster.ledger.leases import Held
+from cluster.ledger.meters import Leaving
+from cluster.rates import GIB
 from cluster.states import Move, State
 from cluster.timing import Paces, Sample
+from tests.contracts.ledger_meters import CARD
 from tests.ledger_desk import LedgerDesk, brief, task
 
 S1 = 1_000_000
@@ -157,6 +161,34 @@ def test_a_task_that_nears_what_it_reserved_gets_more_or_stops(desk: LedgerDesk)
     desk.check()
 
 
+def test_work_that_hears_a_stop_late_is_stopped_sooner(desk: LedgerDesk) -> None:
+    """It is known to be silent for 5 s: with a heartbeat of 2 s, it must be told 7 s before there is no more."""
+    cap(desk, 30)
+    a = leased(desk, desk.submit(draws("a")), "a")
+    silent = replace(TAKES_10, pauses_s={a["attempt_id"]: 5.0})
+    desk.clock.advance(5)
+    assert desk.ledger.extend(desk.term, [a["attempt_id"]], silent) == {a["attempt_id"]: True}
+    desk.clock.advance(19)
+    assert desk.ledger.extend(desk.term, [a["attempt_id"]], silent) == {a["attempt_id"]: False}
+    desk.clock.advance(7)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    desk.check()
+
+
+def test_what_a_worker_that_is_cut_off_costs_after_it_had_to_stop_is_no_overshoot(desk: LedgerDesk) -> None:
+    """It hears nothing, and its time is billed until its lease has run out; one that answers late has no excuse."""
+    cap(desk, 24)
+    job = desk.submit(draws("a"), draws("b"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(11)
+    assert set(desk.ledger.extend(desk.term, near(desk), TAKES_10).values()) == {False}
+    desk.clock.advance(2)
+    desk.ledger.interrupt(desk.term, **b, facts={"checkpoint": "x"}, suspend="budget")
+    desk.clock.advance(28)
+    desk.ledger.lose(desk.term, **a, why="its lease ran out")
+    desk.check()
+
+
 def test_a_raised_cap_lets_go_on_what_was_stopped(desk: LedgerDesk) -> None:
     cap(desk, 12, (1.0, Action.HOLD))
     job = desk.submit(draws("a"), draws("b", 1.0))
@@ -216,6 +248,30 @@ def test_a_new_month_begins_with_nothing_spent(desk: LedgerDesk) -> None:
     assert (fresh.spent_nano, fresh.acting) == (0, None)
     leased(desk, job, "b")
     assert kinds(desk, budget) == ["budget.set", "budget.reached", "budget.turn"]
+    desk.check()
+
+
+def test_a_new_month_cancels_nothing_for_what_the_old_one_cost(desk: LedgerDesk) -> None:
+    budget = cap(desk, 12, (0.3, Action.CANCEL), period=Period.MONTH)
+    job = desk.submit(draws("a"), draws("b"))
+    desk.clock.advance((now(desk, budget).until_us or 0) / 1e6 - desk.clock.now_us() / 1e6 - 6)
+    a = leased(desk, job, "a")
+    desk.clock.advance(5)
+    commit(desk, a)
+    assert now(desk, budget).acting is Action.CANCEL
+    desk.clock.advance(2)
+    assert desk.ledger.tend_budgets(desk.term) == 0
+    assert desk.state(job, "b") is State.READY
+    leased(desk, job, "b")
+    desk.check()
+
+
+def test_work_that_costs_nothing_never_nears_what_it_reserved(desk: LedgerDesk) -> None:
+    desk.join("free", rate=0)
+    cap(desk, 12)
+    leased(desk, desk.submit(draws("a")), "a", worker="free")
+    desk.clock.advance(3600)
+    assert near(desk) == []
     desk.check()
 
 
@@ -293,6 +349,65 @@ def test_a_budget_counts_what_was_spent_before_it_and_what_runs(desk: LedgerDesk
     commit(desk, b)
     assert desk.ledger.budgets() == []
     desk.check()
+
+
+def test_a_cap_that_is_lowered_takes_back_what_running_work_has_reserved(desk: LedgerDesk) -> None:
+    """Also of the budget around it; what is left of the cap goes to those who run."""
+    job = desk.submit(draws("a"), draws("b"), show="trailer")
+    show = cap(desk, 5000, scope=Scope.SHOW, subject="trailer")
+    whole, cold = cap(desk, 9000), Reserves(slack_s=2.0, cold_s=900.0)
+    a = leased(desk, job, "a", reserves=cold)
+    b = leased(desk, job, "b", worker="w2", reserves=cold)
+    desk.clock.advance(10)
+    assert near(desk) == []
+    cap(desk, 24, scope=Scope.SHOW, subject="trailer")
+    assert (now(desk, show).spent_nano, now(desk, show).reserved_nano) == (20 * S1, 4 * S1)
+    assert (now(desk, whole).spent_nano, now(desk, whole).reserved_nano) == (20 * S1, 4 * S1)
+    assert len(near(desk)) == 2
+    assert set(desk.ledger.extend(desk.term, near(desk), TAKES_10).values()) == {False}
+    desk.clock.advance(4)
+    for who in (a, b):
+        desk.ledger.interrupt(desk.term, **who, facts={"checkpoint": "x"}, suspend="budget")
+    desk.check()
+
+
+def test_a_budget_set_over_work_that_has_run_for_long_stops_it_and_is_not_blamed(desk: LedgerDesk) -> None:
+    job = desk.submit(draws("a"))
+    a = leased(desk, job, "a")
+    desk.clock.advance(3600)
+    budget = cap(desk, 1)
+    assert budget.spent_nano == 3600 * S1
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {a["attempt_id"]: False}
+    desk.clock.advance(2)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    assert now(desk, budget).spent_nano == 3602 * S1
+    desk.check()
+
+
+def test_what_is_metered_is_charged_past_a_cap_and_no_overshoot(desk: LedgerDesk) -> None:
+    """Bytes that are kept cost what they cost: a cap bounds the time of workers alone."""
+    budget, job = cap(desk, 12), desk.submit(draws("a"), draws("b", 1.0))
+    a = leased(desk, job, "a")
+    desk.clock.advance(8)
+    desk.ledger.extend(desk.term, [a["attempt_id"]], TAKES_10)
+    desk.clock.advance(2)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    hour = Leaving(tenant="studio", show="default", minute_us=desk.clock.now_us())
+    desk.ledger.book_egress("replica", [(hour, 50 * GIB)])
+    desk.clock.advance(3600)
+    desk.ledger.bill_meters(CARD)
+    assert now(desk, budget).spent_nano > 12 * S1
+    assert isinstance(ask(desk, job, "b"), Held)
+    desk.check()
+
+
+def test_time_of_workers_past_its_bound_is_told(desk: LedgerDesk) -> None:
+    budget, job = cap(desk, 12), desk.submit(draws("a"))
+    leased(desk, job, "a")
+    desk.clock.advance(60)
+    desk.ledger.extend(desk.term, near(desk), TAKES_10)
+    overshot = f"no budget overshoots its bound: {budget.id} has spent {60 * S1} of {14 * S1}"
+    assert desk.ledger.flaws() == [overshot]
 
 
 def test_fifty_jobs_at_once_with_estimates_too_low_stay_within_the_bound(desk: LedgerDesk) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from actors.contract import Beat, Order, Outcome, Report, WorkerFacts
+from cluster.assets import Receipt
 from cluster.budgets import (
     DEFAULT,
     Action,
@@ -32,6 +33,7 @@ from cluster.ledger import reasons
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.outcomes import Sight
 from cluster.states import State
+from cluster.store.port import put_receipt
 from cluster.why import Hold, Predicate, why
 from tests.farm import InProcessFarm, in_process_farm
 
@@ -128,6 +130,25 @@ def test_a_task_without_room_stops_at_its_heartbeat_waits_and_goes_on_when_the_c
     assert farm.ledger.flaws() == []
 
 
+def test_a_task_whose_stage_is_silent_for_long_is_told_so_much_sooner(farm: InProcessFarm) -> None:
+    cap(farm, 40)
+    worker, _ = joined(farm), submit(farm, "known", "a")
+    drawn = lease(farm, worker, "first")
+    assert drawn is not None
+    who = {"task_id": drawn.task_id, "attempt_id": drawn.attempt_id, "epoch": drawn.epoch}
+    receipt = Receipt(**who, files=(), facts={"gap_s": {"denoise": 8.0}})  # type: ignore[arg-type]
+    put_receipt(farm.store, drawn.tenant, receipt)
+    done = Report(**who, worker_id=worker.id, tenant=drawn.tenant, outcome=Outcome.SUCCEEDED)  # type: ignore[arg-type]
+    assert farm.desk.report(done) == "accepted"
+    order = lease(farm, worker)
+    assert order is not None
+    for _ in range(6):
+        advance(farm, 3)
+        assert beat(farm, worker, order) == {}
+    advance(farm, 3)
+    assert beat(farm, worker, order) == {order.attempt_id: "budget"}
+
+
 def test_what_a_budget_holds_keeps_nobody_else_waiting(farm: InProcessFarm) -> None:
     cap(farm, 1, scope=Scope.SHOW, subject="poor")
     worker = joined(farm)
@@ -175,6 +196,19 @@ def test_what_runs_when_a_budget_comes_is_counted_and_stopped_too(farm: InProces
     cap(farm, 2)
     advance(farm, 1)
     assert beat(farm, worker, order) == {order.attempt_id: "budget"}
+
+
+def test_a_cap_that_is_lowered_stops_what_runs_at_the_next_look(farm: InProcessFarm) -> None:
+    cap(farm, 400)
+    worker, _ = joined(farm), submit(farm, "a")
+    order = lease(farm, worker)
+    assert order is not None
+    advance(farm, 5)
+    cap(farm, 2)
+    advance(farm, 1)
+    assert beat(farm, worker, order) == {order.attempt_id: "budget"}
+    interrupted(farm, worker, order)
+    assert farm.ledger.flaws() == []
 
 
 def purse(cap: int, spent: int = 0, reserved: int = 0, acting: Action | None = None) -> Purse:

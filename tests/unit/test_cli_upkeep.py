@@ -16,8 +16,10 @@ from uuid import uuid4
 import pytest
 
 from cluster import farm_lock
+from cluster.budgets import BudgetSpec, Scope
 from cluster.errors import InvalidInput
 from cluster.ledger import upkeep
+from cluster.rates import NANO
 from cluster.states import State
 from serve.cli.main import run
 from tests.ledger_desk import LedgerDesk, brief, task
@@ -227,6 +229,16 @@ def test_a_ledger_with_damaged_pages_is_seen_and_its_backup_is_refused(desk: Des
     assert "integrity: " in out or "damaged" in err
     assert "is damaged" in desk("ledger", "backup", str(desk.files / "copy.db"), code=1)
     assert list(desk.files.iterdir()) == []
+
+
+def test_check_finds_a_budget_that_is_not_what_its_lines_come_to(desk: Desk) -> None:
+    with closing(desk.open()) as books:
+        budget = books.ledger.set_budget(BudgetSpec(tenant="studio", scope=Scope.TENANT, cap_nano=NANO))
+    assert desk("ledger", "check") == "the ledger is whole, and it balances\n"
+    assert desk("cost", "check").startswith("1 cost lines balance: ")
+    spoiled("UPDATE budgets SET spent_nano = spent_nano - 1")(desk.ledger)
+    assert desk("ledger", "check", code=1).startswith(f"budgets equal a recount: {budget.id} says ")
+    assert desk("cost", "check", code=1).startswith(f"budgets equal a recount: {budget.id} says ")
 
 
 def spoiled(statement: str) -> Callable[[Path], None]:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from cluster.budgets import BudgetSpec, Scope
 from cluster.errors import StoreUnavailable
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
 from cluster.store.directory import DirectoryStore
 from serve.cli.main import run
 from serve.doctor import Finding, Verdict, examine
+from tests.ledger_desk import brief, task
 
 
 @pytest.fixture
@@ -48,6 +50,39 @@ def test_a_farm_that_has_worked_shows_what_its_store_can_and_leaves_nothing_in_i
     assert list(store.list("studio/")) == []
     assert run(["doctor"]) == 0
     assert "chore sweep-store: last done at" in capsys.readouterr().out
+
+
+def test_a_budget_of_a_show_or_film_that_is_not_there_is_named_with_its_remedy(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir()
+    ledger = Ledger(f"sqlite:///{home / 'ledger.db'}")
+    film, _ = ledger.submit_film(brief(show="trailer"), [task("a")])
+    kept, _ = ledger.submit_film(brief(show="trailer"), [task("b")])
+    for scope, subject in [("tenant", ""), ("show", "trailer"), ("show", "trialer"), ("film", film), ("film", kept)]:
+        ledger.set_budget(BudgetSpec(tenant="studio", scope=Scope(scope), subject=subject, cap_nano=10**9))
+    assert found(capsys)["budgets"]["said"] == "5, in USD as the rate card is"
+    ledger.delete_film(film)
+    ledger.close()
+    rows = found(capsys)
+    show, lost = rows["budget of show trialer"], rows[f"budget of film {film}"]
+    assert (show["verdict"], lost["verdict"]) == ("warning", "warning")
+    assert show["said"] == "the show trialer has no work yet, or none of its name"
+    assert show["remedy"] == "`farm shows` names those that are there; farm budget rm show trialer --yes"
+    assert lost["said"] == f"the film {film} was deleted"
+    assert lost["remedy"] == f"farm budget rm film {film} --yes"
+    assert sum(name.startswith("budget of") for name in rows) == 2
+
+
+def test_a_rate_card_in_another_currency_than_budgets_is_named_with_its_remedy(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    (home / "rates.yaml").write_text("version: v\ncurrency: EUR\nrates: []\n")
+    monkeypatch.setenv("FARM_RATE_CARD", str(home / "rates.yaml"))
+    row = found(capsys, code=1)["rate card"]
+    assert row["said"] == "the rate card is in EUR; only USD is accounted"
+    assert row["remedy"] == "give its prices in USD, as budgets are"
 
 
 def test_a_store_that_cannot_be_used_is_named_with_the_remedy_and_the_others_are_looked_at(

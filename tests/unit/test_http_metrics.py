@@ -16,6 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parsed
 from sqlalchemy import insert, select
 
+from cluster.budgets import BudgetSpec
+from cluster.budgets import Scope as BudgetScope
 from cluster.errors import FailureClass
 from cluster.ledger.keys import Scope
 from cluster.ledger.schema import jobs, shows
@@ -26,7 +28,7 @@ from cluster.store.directory import DirectoryStore
 from serve.scrape import Scrape, wasted_by
 from serve.service import Queue
 from tests.front_desk import FrontDesk
-from tests.ledger_desk import LedgerDesk, task
+from tests.ledger_desk import LedgerDesk, brief, task
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 NANO = 1e9
@@ -168,6 +170,40 @@ def test_shows_beyond_the_fifty_that_cost_most_are_one_series_and_nothing_is_los
     assert set(found) == {f"show{n:02}" for n in range(5, MOST_SHOWS + 5)} | {"other"}
     assert found["other"] == pytest.approx(sum(range(1, 6)) * 0.001)
     assert sum(found.values()) == pytest.approx(books.spent("busy") / NANO)
+
+
+def test_of_budgets_their_cap_is_told_and_what_they_have_left(farm: Scraped):
+    """Less what runs has reserved; under one name the budget that has the smallest part left, films by their show."""
+    books, ledger = farm.books, farm.books.ledger
+
+    def cap(usd: float, scope: BudgetScope, subject: str = "", tenant: str = "studio") -> None:
+        spec = BudgetSpec(tenant=tenant, scope=scope, subject=subject, cap_nano=round(usd * NANO))
+        ledger.set_budget(spec)
+
+    film, _ = ledger.submit_film(brief(show="trailer"), [task("a"), task("b")])
+    other, _ = ledger.submit_film(brief(show="trailer"), [task("c")])
+    cap(4.0, BudgetScope.TENANT)
+    cap(2.0, BudgetScope.SHOW, "trailer")
+    cap(1.0, BudgetScope.FILM, film)
+    cap(0.5, BudgetScope.FILM, other)
+    cap(8.0, BudgetScope.SHOW, "unborn")
+    cap(9.0, BudgetScope.TENANT, tenant="rich")
+    books.run(film.replace("film_", "job_"), "a", seconds=300.0)
+    cap_of = {key[1]: value for key, value in farm.series().items() if key[0] == "farm_budget_cap_usd"}
+    left_of = {key[1]: value for key, value in farm.series().items() if key[0] == "farm_budget_left_usd"}
+    names = [
+        {"scope": "tenant", "tenant": "studio", "show": "none"},
+        {"scope": "show", "tenant": "studio", "show": "trailer"},
+        {"scope": "film", "tenant": "studio", "show": "trailer"},
+        {"scope": "show", "tenant": "other", "show": "other"},
+        {"scope": "tenant", "tenant": "other", "show": "none"},
+    ]
+    keys = [frozenset(name.items()) for name in names]
+    assert cap_of == dict(zip(keys, [4.0, 2.0, 1.0, 8.0, 9.0], strict=True))
+    assert left_of == pytest.approx(dict(zip(keys, [3.7, 1.7, 0.7, 8.0, 9.0], strict=True)))
+    books.lease(film.replace("film_", "job_"), "b")
+    reserved = next(budget.reserved_nano for budget in ledger.budgets() if budget.spec.subject == film)
+    assert farm.value("farm_budget_left_usd", **names[2]) == pytest.approx(0.7 - reserved / NANO)
 
 
 def test_a_show_that_was_erased_is_named_no_more(farm: Scraped):
