@@ -476,14 +476,13 @@ def interrupt(
     now_us: int,
     suspend: str | None = None,
 ) -> Answer:
-    """Drained or preempted: READY again at once, no retry used; or SUSPENDED with the reason `suspend`. What a
-    checkpoint keeps is not wasted."""
+    """Drained or preempted: READY again at once, no retry used; or SUSPENDED with the reason `suspend`. The commit that
+    goes on from its checkpoint takes back that it was wasted."""
     task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.INTERRUPTED, now_us)
     if answer is not Answer.ACCEPTED:
         return answer
     attempts.end(connection, attempt, AttemptState.INTERRUPTED, now_us=now_us, facts=facts)
-    if not facts.get("checkpoint"):
-        money.waste(connection, attempt_id, now_us=now_us, note="interrupted")
+    money.waste(connection, attempt_id, now_us=now_us, note="interrupted")
     ended = {"attempt": AttemptState.INTERRUPTED.value, "checkpoint": bool(facts.get("checkpoint"))}
     how = Move.INTERRUPT if suspend is None else Move.HOLD
     moves.apply(connection, task, how, now_us=now_us, attempt_id=attempt_id, data=ended, reason=suspend)
