@@ -205,7 +205,7 @@ def lease(
     return found
 
 
-def _reserve(till: budgets.Till, task: Row[Any], worker: Row[Any], reserves: Reserves) -> int | Held | None:
+def _reserve(till: budgets.Till, task: Row[Any], worker: Any, reserves: Reserves) -> int | Held | None:
     """Nano-dollars of the budgets above the task; None if there is none."""
     if not till.purses(task.job_id):
         return None
