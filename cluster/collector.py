@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # SQL is spoken in the ledger alone
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 CLAIMED_AT_ONCE = 100
-STRAY_TYPE = "application/octet-stream"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,4 +188,4 @@ def _looked(look: Callable[[Connection, str], T], after: str, connection: Connec
 
 
 def _stray(tenant: str, sha256: str, size: int) -> dict[str, object]:
-    return {"sha256": sha256, "key": blob_key(tenant, sha256), "size": size, "media_type": STRAY_TYPE}
+    return {"sha256": sha256, "key": blob_key(tenant, sha256), "size": size, "media_type": inventory.STRAY_TYPE}

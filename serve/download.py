@@ -43,15 +43,6 @@ async def download(service: Service, request: Request, file: Mapping[str, Any], 
     }
     if etag in (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")):
         return Response(status_code=304, headers=headers)
-    url = await _elsewhere(service, request, file, name)
-    tenant = str(file["key"]).partition("/")[0]
-
-    async def book(num_bytes: int) -> None:
-        await off_the_loop(lambda: service.egress.book(tenant, show, num_bytes))
-
-    if url is not None:
-        await book(size)  # what is fetched there is not seen here
-        return Response(status_code=302, headers={"location": url, "cache-control": "no-store", "vary": "prefer"})
     span = _span(request.headers.get("range"), size)
     if request.headers.get("if-range") not in (None, etag):
         span = None
@@ -60,6 +51,15 @@ async def download(service: Service, request: Request, file: Mapping[str, Any], 
         more = {"content-range": f"bytes */{size}"}
         return refusal(416, "invalid_request_error", said, param="Range", code="range_not_satisfiable", headers=more)
     first, last = span or (0, size)
+    url = await _elsewhere(service, request, file, name)
+    tenant = str(file["key"]).partition("/")[0]
+
+    async def book(num_bytes: int) -> None:
+        await off_the_loop(lambda: service.egress.book(tenant, show, num_bytes))
+
+    if url is not None:
+        await book(last - first)  # what is fetched there is not seen here
+        return Response(status_code=302, headers={"location": url, "cache-control": "no-store", "vary": "prefer"})
     if span is not None:
         headers["content-range"] = f"bytes {first}-{last - 1}/{size}"
     headers["content-length"] = str(last - first)

@@ -19,7 +19,7 @@ from fastapi import Request
 from cluster.assets import canonical_json
 from cluster.errors import Expired, NotFound, Unavailable, Unreadable
 from cluster.graph import TaskSpec
-from cluster.ledger import outcomes
+from cluster.ledger import jobs, outcomes
 from cluster.ledger.jobs import Job, JobSpec, Terms
 from cluster.ledger.money import Spend
 from cluster.ledger.outcomes import Outcome
@@ -58,6 +58,16 @@ def asked(request: Request, caller: Caller, service: Service, fields: Mapping[st
     )
 
 
+async def before(service: Service, caller: Caller, asked: Asked, job: JobSpec) -> Outcome | None:
+    """The job that an equal request has made already, as it stands: nothing has to be fetched for it again.
+
+    Raises InvalidInput for a name that another request has used, Expired, Unavailable.
+    """
+    spec, terms = accepted(caller, asked, job, {})
+    job_id = await off_the_loop(lambda: service.ledger.view(lambda c: jobs.made_before(c, spec, terms)))
+    return None if job_id is None else await _found(service, caller, spec, job_id)
+
+
 async def submit(
     service: Service, caller: Caller, asked: Asked, job: JobSpec, graph: Sequence[TaskSpec]
 ) -> tuple[Outcome, bool]:
@@ -69,14 +79,19 @@ async def submit(
     spec, terms = accepted(caller, asked, job, estimate)
     job_id, created = await off_the_loop(lambda: service.ledger.submit(spec, graph, terms))
     try:
-        sight = caller.sight(spec.recipe)
-        return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id))), created
-    except NotFound as error:
-        raise deleted_since() from error
+        return await _found(service, caller, spec, job_id), created
     except Unavailable:
         if not created:
             raise  # nothing was committed for this request: it may be sent again
         return just_submitted(job_id, spec, len(graph), asked.arrived_us), True
+
+
+async def _found(service: Service, caller: Caller, spec: JobSpec, job_id: str) -> Outcome:
+    sight = caller.sight(spec.recipe)
+    try:
+        return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id)))
+    except NotFound as error:
+        raise deleted_since() from error
 
 
 def deleted_since() -> Expired:

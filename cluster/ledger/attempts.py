@@ -57,8 +57,8 @@ def stop(connection: Connection, task: Row[Any], state: AttemptState, *, now_us:
 
 
 def settle_resumed(connection: Connection, attempt: Row[Any], resumed_from: str | None, *, now_us: int) -> list[str]:
-    """A commit shows which checkpoints counted. What the attempts of that chain had kept was not wasted after all; what
-    an interrupted attempt had kept, and nobody took up, was. Returns the chain, the newest first."""
+    """A commit shows which checkpoints counted. What the attempts of that chain had kept was not wasted after all: of
+    an interrupted one that is all it did, or nothing. Returns the chain, the newest first."""
     rows = connection.execute(
         select(attempts).where(
             attempts.c.task_id == attempt.task_id,
@@ -71,11 +71,11 @@ def settle_resumed(connection: Connection, attempt: Row[Any], resumed_from: str 
     while resumed_from is not None and (used := earlier.pop(attempt_of(resumed_from), None)) is not None:
         facts = used.facts or {}
         chain.append(used.id)
-        if used.state != AttemptState.INTERRUPTED.value and used.ended_us > used.started_us:
+        if used.state == AttemptState.INTERRUPTED.value:
+            part = 1.0 if facts.get("checkpoint") else 0.0
+            money.redeem(connection, used.id, now_us=now_us, note="resumed", part=part)
+        elif used.ended_us > used.started_us:
             part = min(1.0, facts.get("kept_s", 0.0) * 1e6 / (used.ended_us - used.started_us))
             money.redeem(connection, used.id, now_us=now_us, note="resumed", part=part)
         resumed_from = facts.get("resumed_from")
-    for row in earlier.values():
-        if row.state == AttemptState.INTERRUPTED.value:
-            money.waste(connection, row.id, now_us=now_us, note="interrupted")
     return chain

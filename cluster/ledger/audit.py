@@ -188,7 +188,7 @@ def _waste(log: Log, attempts: dict[str, Attempt], *, exact: bool) -> Iterator[s
         lines, a = booked[attempt_id], attempts[attempt_id]
         nano = lines["busy"] + lines["wasted"]
         if not exact:
-            ended = a.state not in (AttemptState.RUNNING.value, AttemptState.INTERRUPTED.value)
+            ended = a.state != AttemptState.RUNNING.value
             if lines["wasted"] if a.committed else ended and not a.resumed and lines["busy"]:
                 yield f"waste is what the log says: {attempt_id}, {a.state}, was booked {dict(lines)}"
         elif (nano, lines["held"]) != (bill.nano, bill.held_us):

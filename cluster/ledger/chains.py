@@ -94,9 +94,7 @@ def _wasted(attempt: Attempt, nano: int) -> int | None:
     if attempt.committed or attempt.state == AttemptState.RUNNING.value:
         return 0
     if attempt.state == AttemptState.INTERRUPTED.value:
-        if attempt.kept is None:
-            return None
-        return nano if attempt.left or not attempt.kept else 0
+        return 0 if attempt.resumed and attempt.kept else nano
     if not attempt.resumed:
         return nano
     held_us = (attempt.to_us or 0) - attempt.from_us

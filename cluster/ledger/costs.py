@@ -209,7 +209,7 @@ def _takes(connection: Connection, span: Span) -> Iterator[tuple[_Where, Fractio
     in_film = (
         select(edges.c.needs_id)
         .join(cut, cut.c.id == edges.c.task_id)
-        .where(edges.c.needs_id == tasks.c.id, cut.c.step == "conform")
+        .where(edges.c.needs_id == tasks.c.id, cut.c.step == "conform", cut.c.state == State.SUCCEEDED.value)
         .exists()
     )
     has_film = select(cut.c.id).where(cut.c.job_id == tasks.c.job_id, cut.c.step == "conform").exists()

@@ -24,6 +24,8 @@ CLAIM_US = 120_000_000
 DROP_US = 3_600_000_000
 """A claimed row is dropped after this, when nobody can still commit what he verified before the claim."""
 PAGE = 2_000
+STRAY_TYPE = "application/octet-stream"
+"""Of a blob that no commit has named yet: what it is, and who pays for it, is not known."""
 
 Name = tuple[str, str]
 """Tenant and sha256."""
@@ -33,6 +35,11 @@ KNOWN = select(assets).where(
 )
 ONE = and_(assets.c.tenant == bindparam("of"), assets.c.sha256 == bindparam("named"))
 USED = update(assets).where(ONE).values(used_us=bindparam("now"))
+OWNED = (
+    update(assets)
+    .where(ONE, assets.c.media_type == STRAY_TYPE)
+    .values(show=bindparam("payer"), media_type=bindparam("type"))
+)
 REVIVE = (
     update(assets)
     .where(ONE, or_(assets.c.swept_us.is_(None), assets.c.swept_us < bindparam("over")))
@@ -88,7 +95,8 @@ def refused(connection: Connection, rows: Mapping[Name, Row[Any]], *, now_us: in
 def keep(
     connection: Connection, files: Mapping[Name, Mapping[str, Any]], rows: Mapping[Name, Row[Any]], *, now_us: int
 ) -> None:
-    """Files of receipts get their rows, with the `show` that pays their room; those that have one are in use now."""
+    """Files of receipts get their rows, with the `show` that pays their room; those that have one are in use now.
+    Who names a stray first pays for it."""
     new = [
         {
             "tenant": tenant,
@@ -108,6 +116,13 @@ def keep(
     old = [{"of": t, "named": n, "now": now_us} for t, n in files if (t, n) in rows]
     if old:
         connection.execute(USED, old)
+    strays = [
+        {"of": t, "named": n, "payer": file["show"], "type": file["media_type"]}
+        for (t, n), file in files.items()
+        if (t, n) in rows and rows[t, n].media_type == STRAY_TYPE != file["media_type"]
+    ]
+    if strays:
+        connection.execute(OWNED, strays)
 
 
 def name(connection: Connection, tenant: str, file: Mapping[str, Any], *, now_us: int) -> None:

@@ -177,24 +177,9 @@ def submit(
     """
     if connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).one_or_none() is not None:
         return job_id, True
-    if spec.idempotency_key is not None:
-        known = connection.execute(
-            select(jobs.c.id, jobs.c.fingerprint).where(
-                jobs.c.tenant == spec.tenant, jobs.c.idempotency_key == spec.idempotency_key
-            )
-        ).one_or_none()
-        if known is not None:
-            if known.fingerprint != spec.fingerprint():
-                raise InvalidInput(
-                    "the idempotency key was used for another request",
-                    field="idempotency_key",
-                    remedy="use a new key for a new request",
-                )
-            return str(known.id), False
-    if terms is not None and terms.same_since_us is not None:
-        same = _asked_before(connection, spec, since_us=terms.same_since_us)
-        if same is not None:
-            return same, False
+    before = made_before(connection, spec, terms)
+    if before is not None:
+        return before, False
     if terms is not None and terms.most_in_flight_s is not None:
         keys.check_room(
             connection,
@@ -246,6 +231,30 @@ def submit(
     )
     moves.insert_tasks(connection, job_id, graph, ids=ids, now_us=now_us)
     return job_id, True
+
+
+def made_before(connection: Connection, spec: JobSpec, terms: Terms | None) -> str | None:
+    """The job that an equal request has made already, by its name or for it calls itself a retry.
+
+    Raises InvalidInput when the idempotency key was used for another question.
+    """
+    if spec.idempotency_key is not None:
+        known = connection.execute(
+            select(jobs.c.id, jobs.c.fingerprint).where(
+                jobs.c.tenant == spec.tenant, jobs.c.idempotency_key == spec.idempotency_key
+            )
+        ).one_or_none()
+        if known is not None:
+            if known.fingerprint != spec.fingerprint():
+                raise InvalidInput(
+                    "the idempotency key was used for another request",
+                    field="idempotency_key",
+                    remedy="use a new key for a new request",
+                )
+            return str(known.id)
+    if terms is None or terms.same_since_us is None:
+        return None
+    return _asked_before(connection, spec, since_us=terms.same_since_us)
 
 
 def _asked_before(connection: Connection, spec: JobSpec, *, since_us: int) -> str | None:

@@ -27,7 +27,7 @@ TERM = select(dispatcher.c.term)
 ATTEMPTS = select(attempts_table).where(attempts_table.c.id.in_(bindparam("attempts", expanding=True)))
 JOBS = select(jobs).where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
 JOBS_TO_LEASE = select(jobs, budgets.BUDGETED.label("budgeted")).where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
-WORKERS = select(workers.c.id, workers.c.drain_us, workers.c.nano_per_hour).where(
+WORKERS = select(workers.c.id, workers.c.drain_us, workers.c.nano_per_hour, workers.c.accelerator).where(
     workers.c.id.in_(bindparam("workers", expanding=True)), workers.c.ended_us.is_(None)
 )
 ANSWERED_ELSEWHERE = select(tasks.c.id).where(
@@ -183,7 +183,7 @@ def lease(
         first = ask.task_id not in taken and (ask.worker_id, ask.request_id) not in given
         twin = task.id in waits or (task.generation == 0 and question in taken)
         if fits and first and not twin and not job.held and job.target == "run":
-            grant = _reserve(till, task, here[ask.worker_id].nano_per_hour, reserves or Reserves())
+            grant = _reserve(till, task, here[ask.worker_id], reserves or Reserves())
             if isinstance(grant, Held):
                 held[ask.worker_id, ask.request_id] = grant
                 continue
@@ -205,13 +205,14 @@ def lease(
     return found
 
 
-def _reserve(till: budgets.Till, task: Row[Any], nano_per_hour: int, reserves: Reserves) -> int | Held | None:
+def _reserve(till: budgets.Till, task: Row[Any], worker: Any, reserves: Reserves) -> int | Held | None:
     """Nano-dollars of the budgets above the task; None if there is none."""
     if not till.purses(task.job_id):
         return None
     need = reserves.need(
-        step=task.step, model=task.model, params=task.params, weight=task.weight, nano_per_hour=nano_per_hour
-    )
+        step=task.step, model=task.model, params=task.params, weight=task.weight,
+        nano_per_hour=worker.nano_per_hour, accelerator=worker.accelerator,
+    )  # fmt: skip
     found = till.grant(task.job_id, need)
     if isinstance(found, Purse):
         return Held(**till.place(found), job_id=task.job_id, weight=task.weight)
@@ -474,14 +475,13 @@ def interrupt(
     now_us: int,
     suspend: str | None = None,
 ) -> Answer:
-    """Drained or preempted: READY again at once, no retry used; or SUSPENDED with the reason `suspend`. What a
-    checkpoint keeps is not wasted."""
+    """Drained or preempted: READY again at once, no retry used; or SUSPENDED with the reason `suspend`. The commit that
+    goes on from its checkpoint takes back that it was wasted."""
     task, attempt, answer = _fence(connection, task_id, attempt_id, epoch, AttemptState.INTERRUPTED, now_us)
     if answer is not Answer.ACCEPTED:
         return answer
     attempts.end(connection, attempt, AttemptState.INTERRUPTED, now_us=now_us, facts=facts)
-    if not facts.get("checkpoint"):
-        money.waste(connection, attempt_id, now_us=now_us, note="interrupted")
+    money.waste(connection, attempt_id, now_us=now_us, note="interrupted")
     ended = {"attempt": AttemptState.INTERRUPTED.value, "checkpoint": bool(facts.get("checkpoint"))}
     how = Move.INTERRUPT if suspend is None else Move.HOLD
     moves.apply(connection, task, how, now_us=now_us, attempt_id=attempt_id, data=ended, reason=suspend)

@@ -79,7 +79,6 @@ class Attempt:
     committed: bool = False
     resumed: bool = False  # another attempt went on from its checkpoint
     kept: float | bool | None = None  # seconds that its checkpoint kept; of an interrupted one whether there is any
-    left: bool = False  # it had ended when a later one committed, which did not go on from it
 
 
 class Replay:
@@ -183,7 +182,8 @@ class Replay:
             if was["of_gate"] is not None:
                 self._gates[e.job_id, was["of_gate"]].append(task)
         self._sizes[e.job_id] = len(e.data["tasks"])
-        self.attempts |= {a: Attempt(**was) for a, was in e.data["attempts"].items()}
+        for attempt_id, was in e.data["attempts"].items():  # older summaries say more: whether it was `left`
+            self.attempts[attempt_id] = Attempt(**{name: value for name, value in was.items() if name != "left"})
         self._approved |= set(e.data["approved"])
         self._passed += [(key, attempt_id) for key, attempt_id in e.data["passed"]]
 
@@ -287,8 +287,6 @@ class Replay:
         for saved in e.data.get("resumed_from", ()):
             if (earlier := self.attempts.get(saved)) is not None:
                 earlier.resumed = True
-        for other in map(self.attempts.__getitem__, task.tried):
-            other.left |= other.generation == attempt.generation and other.epoch < attempt.epoch and not other.resumed
 
     def _pass_gate(self, e: Event, task: _Task, how: Move) -> None:
         """By a person, or by an answer that a person has approved; then the others of the gate are free."""

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.assets import blob_key
 from cluster.errors import InvalidInput
 from cluster.frames import fitted
+from serve.auth import Caller
 from serve.bodies import FilePart
 from serve.service import Service, off_the_loop
 
@@ -45,8 +46,8 @@ def reference_of(value: Any) -> Reference | None:
     raise InvalidInput("it is no picture", field=FIELD, remedy='send one file, or {"image_url": URL}')
 
 
-async def kept(service: Service, tenant: str, reference: Reference, size: tuple[int, int]) -> str:
-    """The sha256 of the picture as an asset of the tenant: a PNG of this (width_px, height_px).
+async def kept(service: Service, caller: Caller, reference: Reference, size: tuple[int, int]) -> str:
+    """The sha256 of the picture as an asset of the caller's show: a PNG of this (width_px, height_px).
 
     Raises InvalidInput, Unavailable, StoreFull.
     """
@@ -59,12 +60,12 @@ async def kept(service: Service, tenant: str, reference: Reference, size: tuple[
             sha256 = hashlib.sha256(png).hexdigest()
             file = {
                 "sha256": sha256,
-                "key": blob_key(tenant, sha256),
+                "key": blob_key(caller.tenant, sha256),
                 "size_bytes": len(png),
                 "media_type": "image/png",
             }
-            service.ledger.name_asset(tenant, {**file, "show": service.settings.show})
-            return service.store.put_blob(tenant, png, media_type="image/png").sha256
+            service.ledger.name_asset(caller.tenant, {**file, "show": caller.show})
+            return service.store.put_blob(caller.tenant, png, media_type="image/png").sha256
 
         return await off_the_loop(keep)
 

@@ -60,12 +60,8 @@ async def create(request: Request, caller: Generator, after: BackgroundTasks) ->
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
     asked = request_of(fields)
     reference = first_frames.reference_of(asked.input_reference)
-    frame = None
-    if reference is not None:
-        job, _ = await planned(service, asked, {}, frame=first_frames.UNSEEN)  # refused before anything is fetched
-        frame = await first_frames.kept(service, caller.tenant, reference, clip.Brief.from_json(job.spec).sides)
     more = {"metadata": asked.metadata} if asked.metadata else {}
-    return await _submitted(service, request, caller, after, asked, more, frame=frame, reference=reference)
+    return await _submitted(service, request, caller, after, asked, more, reference=reference)
 
 
 @router.get("", operation_id="list_videos", response_model=VideoPage, responses=refusals(401, 403, 404, 422, 429, 503))
@@ -221,15 +217,25 @@ async def _submitted(
     frame: str | None = None,
     reference: Reference | None = None,
 ) -> Video:
-    """`frame` is a first frame that is kept, `reference` what it was asked by: that makes two requests equal."""
-    job, graph = await planned(service, asked, more, frame=frame)
+    """`frame` is a first frame that is kept, `reference` the way to one that is not: that makes two requests equal."""
     fields = asked.model_dump(exclude_none=True, exclude={"input_reference"}) | more
     if reference is not None:
         fields["input_reference"] = reference
     question = submission.asked(request, caller, service, fields)
+    if reference is not None:
+        job, _ = await planned(service, asked, more, frame=first_frames.UNSEEN)  # refused before anything is fetched
+        before = await submission.before(service, caller, question, job)
+        if before is not None:
+            return await _taken_on(service, request, caller, before)
+        frame = await first_frames.kept(service, caller, reference, clip.Brief.from_json(job.spec).sides)
+    job, graph = await planned(service, asked, more, frame=frame)
     outcome, created = await submission.submit(service, caller, question, job, graph)
     if created:
         after.add_task(service.poke)
+    return await _taken_on(service, request, caller, outcome)
+
+
+async def _taken_on(service: Service, request: Request, caller: Caller, outcome: Outcome) -> Video:
     taken = outcome.job
     if await prefer.waited(request, taken.id, seen=taken.seq, over=taken.over):
         with contextlib.suppress(Unavailable):  # it is taken on: that is no error any more

@@ -83,6 +83,15 @@ def test_a_take_that_waits_at_its_gate_is_finished_and_not_accepted(desk: Ledger
     desk.run(job, "sh010.t1", seconds=3, result=spec(24))
     assert (summed(desk, By.SHOW).total.finished_s, summed(desk, By.SHOW).total.accepted_s) == (1, 0)
     desk.move(job, "sh010.t1", Move.APPROVE)
+    desk.run(job, "conform")
+    assert summed(desk, By.SHOW).total.accepted_s == 1
+
+
+def test_a_take_of_a_film_that_was_never_cut_is_finished_and_not_accepted(desk: LedgerDesk) -> None:
+    job = desk.submit(task("sh010.t1", step="render"), task("conform", "sh010.t1", step="conform", role="finish"))
+    desk.run(job, "sh010.t1", seconds=3, result=spec(24))
+    assert (summed(desk, By.SHOW).total.finished_s, summed(desk, By.SHOW).total.accepted_s) == (1, 0)
+    desk.run(job, "conform")
     assert summed(desk, By.SHOW).total.accepted_s == 1
 
 

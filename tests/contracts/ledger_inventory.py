@@ -65,6 +65,20 @@ def test_a_claimed_file_stays_claimed_while_it_may_be_removed(desk: LedgerDesk) 
     assert desk.ledger.drop_assets("studio") == 0
 
 
+def test_who_names_a_stray_first_pays_for_it_and_says_what_it_is(desk: LedgerDesk) -> None:
+    """A collection saw it between its put and its commit."""
+    stray = {"sha256": SHA, "key": file("x")["key"], "size": 1, "media_type": inventory.STRAY_TYPE}
+    assert desk.ledger.mark_strays("studio", [stray]) == 1
+    for show in ("feature", "trailer"):
+        leased = desk.lease(desk.submit(task(show), show=show), show)
+        if show == "feature":
+            assert desk.commit(leased, files=[file("x")]) is Answer.MARKED
+        assert desk.commit(leased, files=[file("x")]) is Answer.ACCEPTED
+        found = desk.ledger.view(lambda c: inventory.find(c, Sight(tenant="studio"), SHA))
+        assert (found.show, found.media_type) == ("feature", file("x")["media_type"])
+    desk.check()
+
+
 def test_a_mark_that_was_seen_and_has_gone_since_cannot_be_claimed(desk: LedgerDesk) -> None:
     made(desk, "a")
     since = marked(desk)

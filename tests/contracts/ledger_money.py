@@ -6,7 +6,8 @@ import pytest
 
 from cluster.errors import FailureClass
 from cluster.ledger.leases import Answer
-from tests.ledger_desk import HOUR, LedgerDesk, task
+from cluster.states import Move
+from tests.ledger_desk import HOUR, LedgerDesk, file, task
 
 S1 = 1_000_000
 """Nano-dollars of one second of a worker."""
@@ -53,15 +54,41 @@ def test_a_worker_of_four_accelerators_holds_four_seconds_a_second(desk: LedgerD
     desk.check()
 
 
-@pytest.mark.parametrize(("checkpoint", "wasted"), [("studio/attempts/x/checkpoint-1", 0), (None, 4 * S1)])
-def test_an_interrupted_attempt_is_waste_only_without_a_checkpoint(
-    desk: LedgerDesk, checkpoint: str | None, wasted: int
+def went_on(desk: LedgerDesk, job: str, key: str | None) -> None:
+    """The task commits, from the checkpoint `key` if there is one."""
+    leased = desk.lease(job, "a")
+    desk.ledger.commit(
+        desk.term, **leased.who, receipt_key=f"studio/attempts/{leased.attempt_id}/receipt.json", files=[file("x")],
+        result={}, facts={"resumed_from": key},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["with a checkpoint", "without one"])
+@pytest.mark.parametrize("end", ["canceled", "dead", "opened again", "begun anew", "gone on from"])
+def test_what_was_interrupted_is_waste_until_a_commit_goes_on_from_its_checkpoint(
+    desk: LedgerDesk, end: str, saved: bool
 ) -> None:
     job = desk.submit(task("a"))
     leased = desk.lease(job, "a")
+    key = f"studio/attempts/{leased.attempt_id}/checkpoint-1"
     desk.clock.advance(4)
-    desk.interrupt(leased, checkpoint=checkpoint)
-    assert (desk.spent("wasted"), desk.spent("busy")) == (wasted, 4 * S1 - wasted)
+    desk.interrupt(leased, checkpoint=key if saved else None)
+    assert (desk.spent("wasted"), desk.spent("busy")) == (4 * S1, 0)
+    match end:
+        case "canceled":
+            desk.ledger.cancel_job(job)
+        case "dead":
+            desk.fail(desk.lease(job, "a"), FailureClass.INPUT)
+        case "opened again":
+            desk.ledger.cancel_job(job)
+            desk.move(job, "a", Move.REOPEN)
+            went_on(desk, job, None)
+        case "begun anew":
+            went_on(desk, job, None)
+        case _:
+            went_on(desk, job, key)
+    used = saved and end == "gone on from"
+    assert (desk.spent("wasted"), desk.spent("busy")) == ((0, 4 * S1) if used else (4 * S1, 0))
     desk.check()
 
 

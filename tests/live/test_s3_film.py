@@ -15,6 +15,8 @@ from uuid import uuid4
 import pytest
 from openai import OpenAI
 
+from cluster.ledger import meters
+from cluster.ledger.meters import Metered
 from cluster.store.port import find_receipt
 from cluster.store.s3 import S3Store
 from cluster.store.s3_place import Place
@@ -78,6 +80,20 @@ def test_a_signed_url_gives_the_bytes_of_the_receipt(shown: Shown) -> None:
     part = urllib.request.Request(answer.headers["location"], headers={"Range": "bytes=4-7"})
     with urllib.request.urlopen(part) as clip:
         assert (clip.status, clip.read()) == (206, b"ftyp")
+
+
+def test_who_is_sent_to_the_store_for_a_range_is_billed_for_that_range(shown: Shown) -> None:
+    address, ledger = f"http://127.0.0.1{shown.path}", shown.working.farm.ledger
+    meter = Metered("studio", "default", "egress")
+    size = int(shown.working.desk.ask("HEAD", address).headers["content-length"])
+    booked = []
+    for asked in ({"Range": "bytes=4-7"}, {"Range": "bytes=0-1", "If-Range": '"another"'}, {}):
+        before, _ = ledger.view(meters.read).get(meter, (0, 0))
+        answer = shown.working.desk.ask("GET", address, headers=asked, follow_redirects=False)
+        assert answer.status_code == 302
+        after, _ = ledger.view(meters.read)[meter]
+        booked.append(after - before)
+    assert booked == [4, size, size]
 
 
 def test_clients_follow_and_keep_their_key_to_themselves(shown: Shown) -> None:

@@ -19,7 +19,8 @@ from PIL import Image
 from cluster.assets import blob_key
 from cluster.errors import InvalidInput, InvalidSpec
 from cluster.frames import MAX_PICTURE_PIXELS, fitted
-from cluster.ledger import outcomes
+from cluster.ledger import inventory, outcomes
+from cluster.ledger.outcomes import Sight
 from tests.farm import in_process_farm
 from tests.front_desk import CATALOG, FrontDesk, front_desk
 from tests.listener import listening
@@ -216,6 +217,29 @@ def test_a_request_with_a_picture_that_comes_again_is_one_job_and_another_pictur
     other = {**ASKED, "input_reference": {"image_url": data_url(picture(64, 64))}}
     clash = desk.ask("POST", "/v1/videos", json=other, headers={"Idempotency-Key": "one"})
     assert (clash.status_code, clash.json()["error"]["param"]) == (422, "idempotency_key")
+
+
+@pytest.mark.parametrize(
+    "same", [{"Idempotency-Key": "one"}, {"x-stainless-retry-count": "1"}], ids=["by its name", "as a retry"]
+)
+def test_the_picture_of_a_request_that_comes_again_is_not_fetched_again(desk: FrontDesk, same: dict[str, str]):
+    """A URL that is good for one fetch: the job is committed, so its retry is no error."""
+    with listening() as listener:
+        listener.content = picture()
+        body = {**ASKED, "input_reference": {"image_url": listener.url}}
+        first = desk.ask("POST", "/v1/videos", json=body, headers=same)
+        listener.content = b"gone"
+        again = desk.ask("POST", "/v1/videos", json=body, headers=same)
+        assert (first.status_code, again.status_code) == (200, 200), again.text
+        assert first.json()["id"] == again.json()["id"]
+        assert len(listener.heard) == 1
+
+
+def test_a_picture_is_paid_by_the_show_that_it_was_sent_for(desk: FrontDesk):
+    body = {**ASKED, "input_reference": {"image_url": data_url(picture())}}
+    video = desk.ask("POST", "/v1/videos", json=body, headers={"OpenAI-Project": "trailer"}).json()["id"]
+    [asset], _ = desk.ledger.view(lambda c: inventory.page(c, Sight(tenant="studio"), after=None, limit=9))
+    assert (asset.sha256, asset.show) == (asked_of(desk, video)["first_frame"], "trailer")
 
 
 def test_the_take_begins_with_the_picture(tmp_path: Path):
