@@ -21,7 +21,7 @@ from serve.events import EVENTS, After, stream
 from serve.farm.access import whole
 from serve.feed import News
 from serve.finished import files_of, marks
-from serve.openai.documents import bytes_of, refusals
+from serve.openai.documents import DOWNLOAD, FOLLOWING, bytes_of, refusals
 from serve.rows import EventRow, JobRow, Row
 from serve.service import off_the_loop, service_of
 from serve.watch import title_of, view_of
@@ -73,6 +73,7 @@ class FollowedJob(JobRow):
     operation_id="follow_job",
     response_class=Response,
     responses=EVENTS | refusals(401, 403, 404, 422, 429, 503),
+    openapi_extra=FOLLOWING,
 )
 async def events(request: Request, caller: Reader, job_id: str, after: After = 0) -> Response:
     """Tells what happens to a job until it is over: its events, the tasks that move, what it costs by now."""
@@ -93,6 +94,7 @@ async def events(request: Request, caller: Reader, job_id: str, after: After = 0
     response_class=Response,
     responses=bytes_of("video/mp4", "image/png", "text/vtt", "application/json")
     | refusals(401, 403, 404, 409, 410, 416, 429, 503),
+    openapi_extra=DOWNLOAD,
 )
 @router.api_route("/{job_id}/files/{name}", methods=["HEAD"], include_in_schema=False)
 async def file(request: Request, caller: Reader, job_id: str, name: str) -> Response:

@@ -39,7 +39,7 @@ from serve import bodies, clerk, prefer, submission
 from serve.auth import Caller, Generator, Reader
 from serve.download import download
 from serve.openai import schemas
-from serve.openai.documents import body_of, bytes_of, refusals
+from serve.openai.documents import DOWNLOAD, body_of, bytes_of, headers, reads, refusals
 from serve.openai.models import ready_model
 from serve.openai.schemas import Image, Images, named, path_id
 from serve.rows import JobRow
@@ -52,7 +52,11 @@ QUALITIES = {"low": "draft", "medium": "standard", "auto": "standard", "high": "
 """OpenAI's words for ours; ours are understood too."""
 
 TAKEN_ON: dict[int | str, dict[str, Any]] = {
-    202: {"model": JobRow, "description": "Taken on, as `Prefer: respond-async` asked: the job"}
+    202: {
+        "model": JobRow,
+        "description": "Taken on, as `Prefer: respond-async` asked: the job",
+        **headers("Preference-Applied"),
+    }
 }
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -63,7 +67,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
     operation_id="create_images",
     response_model=Images,
     responses=TAKEN_ON | refusals(400, 401, 402, 403, 408, 409, 410, 413, 422, 429, 503),
-    openapi_extra=body_of(schemas.ImageRequest, forms=False),
+    openapi_extra=body_of(schemas.ImageRequest, forms=False) | reads("Idempotency-Key", "Prefer"),
 )
 async def generate(request: Request, caller: Generator, after: BackgroundTasks) -> Images | Response:
     """Draws stills and answers with them or, to `Prefer: respond-async`, at once with the job that draws them."""
@@ -92,6 +96,7 @@ async def generate(request: Request, caller: Generator, after: BackgroundTasks) 
     name="content_of_image",
     response_class=Response,
     responses=bytes_of("image/png") | refusals(401, 403, 404, 409, 410, 416, 422, 429, 503),
+    openapi_extra=DOWNLOAD,
 )
 @router.api_route("/{image_id}/content", methods=["HEAD"], include_in_schema=False)
 async def content(
