@@ -13,7 +13,7 @@ from actors.contract import Json
 from cluster.errors import NotFound, NotReady
 from cluster.ledger import outcomes
 from cluster.ledger.outcomes import Outcome
-from cluster.states import JobState, State
+from cluster.states import State
 from serve import clerk
 from serve.auth import Caller, Reader
 from serve.download import download
@@ -65,7 +65,7 @@ class FollowedJob(JobRow):
     happened: list[EventRow] = Field(description="Its events since then, without a gap")
     changed: list[FollowedTask] = Field(description="The tasks that they are about, and those that run")
     files: list[ResultFile] = Field(description="What it was made for, once it is there: GET .../files/{name}")
-    marks_s: dict[str, float] = Field(description="Seconds from its submission to its marks, once it has succeeded")
+    marks_s: dict[str, float] = Field(description="Seconds from its submission to its marks, once it is over and made")
 
 
 @router.get(
@@ -122,7 +122,7 @@ def _followed(news: News, marks_s: Mapping[str, float]) -> FollowedJob:
     heard = {one["task_id"]: one for one in news.moving}
     about = {event.task_id for event in news.events} | set(heard)
     keys = {task["id"]: task["key"] for task in outcome.tasks}
-    succeeded = outcome.job.state is JobState.SUCCEEDED
+    files = files_of(outcome.job.recipe, outcome.tasks)
     return FollowedJob(
         **clerk.job_row(outcome.job, news.nano).model_dump(),
         now=clerk.at(news.at_us),
@@ -133,11 +133,8 @@ def _followed(news: News, marks_s: Mapping[str, float]) -> FollowedJob:
         headline=title_of(outcome.job, outcome.tasks),
         happened=[clerk.event_row(event, keys) for event in news.events],
         changed=[_task(task, heard.get(task["id"])) for task in outcome.tasks if task["id"] in about],
-        files=[
-            ResultFile(**{name: one[name] for name in ResultFile.model_fields})
-            for one in (files_of(outcome.job.recipe, outcome.tasks) if succeeded else ())
-        ],
-        marks_s=dict(marks_s) if succeeded else {},
+        files=[ResultFile(**{name: one[name] for name in ResultFile.model_fields}) for one in files],
+        marks_s=dict(marks_s) if files else {},
     )
 
 
