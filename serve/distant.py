@@ -252,9 +252,9 @@ def _append(response: httpx.Response, path: Path) -> None:
 
 
 def _cancel_path(made: Mapping[str, Any], job_id: str) -> str:
-    """A film or a video may be canceled by whoever may ask for one; other jobs by an operator."""
+    """As who asked for it: an image is answered with its job."""
     surface = {"film": "films", "video": "videos"}.get(made.get("object", ""))
-    return f"/v1/{surface}/{made['id']}/cancel" if surface else f"/v1/jobs/{job_id}/cancel"
+    return f"/v1/{surface}/{made['id']}/cancel" if surface else f"/v1/images/{job_id.replace('job_', 'image_')}/cancel"
 
 
 def _size(size: tuple[int, int] | None) -> Json:

@@ -36,7 +36,7 @@ from cluster.rates import usd
 from cluster.states import JobState
 from pipelines.recipes import image
 from serve import bodies, clerk, prefer, submission
-from serve.auth import Caller, Generator, Reader
+from serve.auth import Caller, Generator, Reader, Stopper
 from serve.download import download
 from serve.openai import schemas
 from serve.openai.documents import DOWNLOAD, body_of, bytes_of, headers, reads, refusals
@@ -89,6 +89,23 @@ async def generate(request: Request, caller: Generator, after: BackgroundTasks) 
     return await _images(service, request, outcome, asked.response_format)
 
 
+@router.post(
+    "/{image_id}/cancel",
+    operation_id="cancel_image",
+    response_model=JobRow,
+    responses=refusals(401, 403, 404, 429, 503),
+)
+async def cancel(request: Request, caller: Stopper, image_id: str, after: BackgroundTasks) -> JobRow:
+    """Stops a call that is not over; of one that is, nothing changes."""
+    service, job_id = service_of(request), path_id(image_id, "image")
+    outcome = await _found(service, caller, job_id)
+    if not outcome.job.over:
+        await off_the_loop(lambda: service.ledger.cancel_job(job_id))
+        after.add_task(service.poke)
+        outcome = await _found(service, caller, job_id)
+    return clerk.job_row(outcome.job, outcome.spend.nano)
+
+
 @router.api_route(
     "/{image_id}/content",
     methods=["GET"],
@@ -104,10 +121,7 @@ async def content(
 ) -> Response:
     """One still of a call, by its number."""
     service = service_of(request)
-    try:
-        outcome = await _seen(service, caller, path_id(image_id, "image"))
-    except NotFound as error:
-        raise NotFound("no such image", field="image_id") from error
+    outcome = await _found(service, caller, path_id(image_id, "image"))
     if outcome.job.state is not JobState.SUCCEEDED:
         raise NotReady(f"the image is {outcome.job.state.value}", field="image_id", remedy="ask again when it is done")
     file = outcome.file(image.key_of(index), FILE)
@@ -146,6 +160,14 @@ async def planned(service: Service, asked: schemas.ImageRequest) -> tuple[JobSpe
 async def _seen(service: Service, caller: Caller, job_id: str) -> Outcome:
     sight = caller.sight(RECIPE)
     return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id)))
+
+
+async def _found(service: Service, caller: Caller, job_id: str) -> Outcome:
+    """Raises NotFound, for what is not there and for what is somebody else's alike."""
+    try:
+        return await _seen(service, caller, job_id)
+    except NotFound as error:
+        raise NotFound("no such image", field="image_id") from error
 
 
 async def _until_over(service: Service, caller: Caller, outcome: Outcome, ends_s: float) -> Outcome:

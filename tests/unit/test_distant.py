@@ -30,6 +30,7 @@ from cluster.errors import (
     UserMistake,
 )
 from cluster.ledger.jobs import JobSpec
+from cluster.ledger.keys import Scope
 from cluster.settings import Settings
 from cluster.states import JobState, State
 from pipelines.recipes import clip
@@ -221,6 +222,24 @@ def test_who_stops_waiting_cancels_the_job(working: Working, farm: RemoteFarm, t
             farm.clip(BOAT, seed=16, out=tmp_path / "clip", on_update=stop)
         assert working.farm.ledger.job(seen[0]).state is JobState.CANCELED
         assert not list((tmp_path / "clip").iterdir())
+    finally:
+        working.engine.at_half = None
+
+
+@pytest.mark.parametrize("what", ["image", "clip"])
+def test_who_may_ask_for_work_may_stop_it(working: Working, url: str, tmp_path: Path, what: str):
+    working.engine.at_half = threading.Event()
+    seen: list[str] = []
+
+    def stop(update: Update) -> None:
+        seen.append(update.job.id)
+        raise KeyboardInterrupt
+
+    usual = working.desk.key(Scope.GENERATE, Scope.READ)
+    try:
+        with RemoteFarm(Remote(url, usual)) as farm, pytest.raises(KeyboardInterrupt):
+            getattr(farm, what)(BOAT, seed=18, out=tmp_path / "out", on_update=stop)
+        assert working.farm.ledger.job(seen[0]).state is JobState.CANCELED
     finally:
         working.engine.at_half = None
 
