@@ -24,12 +24,12 @@ from actors.contract import Json
 from cluster.clock import SystemClock
 from cluster.errors import DamagedAsset, FarmError, RateLimited, StoreFull, Unavailable
 from cluster.settings import Settings
-from cluster.states import JobState
 from pipelines.delivery import check_out_dir, deliver
 from pipelines.recipes.film import DEFAULT_SEED
 from serve.finished import RESULTS, Finished, why_not
 from serve.followed import Followed
 from serve.remote import Remote
+from serve.remote_films import film_named
 from serve.sse import frames
 from serve.watch import OnUpdate, Update
 
@@ -81,11 +81,11 @@ class RemoteFarm:
         out: Path | str = "film",
         on_update: OnUpdate | None = None,
     ) -> Finished:
-        """A film from a sentence, or from a script; or `film`, its id, as it stands there now."""
+        """A film from a sentence, or from a script; or `film`, which is there: one that was stopped or lost goes on."""
         if film:
             began_us = SystemClock().now_us()
             check_out_dir(Path(out))
-            found = self._remote.get(f"/v1/films/{quote(film, safe='')}")
+            found = self._goes_on(film_named(self._remote, film))
             return self._see_through(found, found["title"] or found["logline"], Path(out), on_update, began_us)
         asked = {
             "logline": logline, "shots": shots, "seconds": seconds, "quality": quality, "model": model,
@@ -125,6 +125,12 @@ class RemoteFarm:
         asked = {"prompt": prompt, "seed": seed, "quality": quality, "model": model}
         return self._run("images/generations", asked | _size(size), prompt, Path(out), on_update)
 
+    def _goes_on(self, film: Json) -> Json:
+        """A film that ended without being finished is filmed again by its own script, if it came to one."""
+        path = f"/v1/films/{film['id']}/script"
+        lost = film["status"] in ("failed", "cancelled") and film["scenes"]
+        return self._remote.put(path, self._remote.get(path)) if lost else film
+
     def _run(self, path: str, asked: Mapping[str, Any], title: str, out: Path, on_update: OnUpdate | None) -> Finished:
         began_us = SystemClock().now_us()
         check_out_dir(out)
@@ -147,7 +153,7 @@ class RemoteFarm:
                 self._remote.post(_cancel_path(made, job_id))
             raise
         last = told.update
-        if last.state is not JobState.SUCCEEDED:
+        if not told.said["files"]:  # a film is whole without a take that is not in it
             raise why_not(last, told.failures)
         files = self._deliver(job_id, told.said["files"], out)
         seconds = (SystemClock().now_us() - began_us) / 1e6
@@ -246,9 +252,9 @@ def _append(response: httpx.Response, path: Path) -> None:
 
 
 def _cancel_path(made: Mapping[str, Any], job_id: str) -> str:
-    """A film or a video may be canceled by whoever may ask for one; other jobs by an operator."""
+    """As who asked for it: an image is answered with its job."""
     surface = {"film": "films", "video": "videos"}.get(made.get("object", ""))
-    return f"/v1/{surface}/{made['id']}/cancel" if surface else f"/v1/jobs/{job_id}/cancel"
+    return f"/v1/{surface}/{made['id']}/cancel" if surface else f"/v1/images/{job_id.replace('job_', 'image_')}/cancel"
 
 
 def _size(size: tuple[int, int] | None) -> Json:

@@ -23,6 +23,7 @@ from cluster.ledger.jobs import Job
 from cluster.ledger.outcomes import Outcome
 from cluster.logs import say
 from serve.feed import Feed, News
+from serve.openai.documents import headers
 from serve.service import service_of
 from serve.standing import STATUS
 
@@ -60,6 +61,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
             "object as JSON. All but `progress` have an id, which `Last-Event-ID` takes"
         ),
         "content": {"text/event-stream": {"schema": EVENT}},
+        **headers("Cache-Control", "X-Accel-Buffering"),
     },
     204: {"description": "It is over, and the client knows"},
 }

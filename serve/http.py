@@ -5,10 +5,7 @@ It holds no state of a job: any number of them on one ledger answer alike.
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from actors.catalog import Catalog
@@ -19,6 +16,7 @@ from cluster.settings import Settings
 from cluster.store.port import Store
 from serve import envelope
 from serve.chats import ChatDesk
+from serve.document import document_of
 from serve.farm import (
     assets,
     budgets,
@@ -109,7 +107,7 @@ def create_app(
         *OPERATING,
     ):
         app.include_router(surface.router)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
 
 
@@ -125,20 +123,3 @@ async def _ready(request: Request) -> Ready:
     if term == 0:
         raise Unavailable("no dispatcher has worked on this ledger yet", remedy="wait until the farm is up")
     return Ready(dispatcher_term=term)
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    """OpenAPI 3.1. FastAPI's own 422 is taken out where it stands: nobody is ever answered so."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schemas = document["components"]["schemas"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        ours = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
-        for path in document["paths"].values():
-            for operation in path.values():
-                told = operation["responses"].get("422")
-                if told is not None and "HTTPValidationError" in str(told):
-                    operation["responses"]["422"] = {"description": "A field is wrong", "content": ours}
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -27,6 +27,7 @@ from schemathesis.python import asgi
 from schemathesis.specs.openapi import checks
 
 from cluster.ledger.keys import Scope
+from tests.echo_writer import EchoWriter
 from tests.front_desk import front_desk
 from tests.unit.test_http_front import ROUTES
 from tests.unit.test_http_isolation import SHARED, World
@@ -103,7 +104,7 @@ def main() -> int:
     told = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        with front_desk(f"sqlite:///{home}/ledger.db", home, image_wait_s=0.001) as desk:
+        with front_desk(f"sqlite:///{home}/ledger.db", home, EchoWriter(), image_wait_s=0.001) as desk:
             began_s = time.monotonic()
             tallies = fuzz(World(desk), cases=told.cases, seed=told.seed)
     for label, tally in tallies.items():

@@ -35,9 +35,10 @@ from sqlalchemy import (
 from cluster.errors import InvalidInput, NotFound
 from cluster.graph import flaw_of_text
 from cluster.ledger.database import padded
+from cluster.ledger.schema import tasks
 from cluster.ledger.schema import webhook_deliveries as deliveries
 from cluster.ledger.schema import webhook_endpoints as hooks
-from cluster.states import JobState
+from cluster.states import JobState, State
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  # as Standard Webhooks writes one
 MOST = 50
@@ -45,6 +46,11 @@ MOST = 50
 TRIES_KEPT = 20
 TOLD = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.IN_REVIEW})
 """States of a job that somebody may want to hear of."""
+PUBLISHED = select(tasks.c.job_id).where(
+    tasks.c.job_id.in_(bindparam("jobs", expanding=True)),
+    tasks.c.step == "publish",
+    tasks.c.state == State.SUCCEEDED.value,
+)
 BUDGET_REACHED = "budget reached"
 """The topic of budgets: one came to a threshold."""
 
@@ -170,6 +176,8 @@ def tell(connection: Connection, changed: Sequence[tuple[Row[Any], JobState]], *
         hooks.c.tenant.in_(bindparam("tenants", expanding=True)), hooks.c.disabled_us.is_(None)
     )
     found = connection.execute(listening, {"tenants": padded(sorted({job.tenant for job, _ in changed}))}).all()
+    if not found:
+        return
     rows = [
         {
             "endpoint_id": hook.id,
@@ -177,7 +185,7 @@ def tell(connection: Connection, changed: Sequence[tuple[Row[Any], JobState]], *
             "job_id": _told_as(job),
             **_due_now(topic(job.recipe, state), now_us),
         }
-        for job, state in changed
+        for job, state in _as_seen(connection, changed)
         for hook in found
         if hook.tenant == job.tenant and hook.show in (None, job.show) and topic(job.recipe, state) in hook.topics
     ]
@@ -406,6 +414,13 @@ def _due(without: Collection[str]) -> Select[Any]:
 
 def _older(at: ColumnElement[int], by_id: ColumnElement[str], than_us: int, than_id: str) -> ColumnElement[bool]:
     return or_(at < than_us, and_(at == than_us, by_id < than_id))
+
+
+def _as_seen(connection: Connection, changed: Sequence[tuple[Row[Any], JobState]]) -> list[tuple[Row[Any], JobState]]:
+    """A film that is published is completed for whoever asks for it: a take that was lost then is not in it."""
+    lost = [job.id for job, state in changed if state in (JobState.FAILED, JobState.CANCELED)]
+    made = set(connection.scalars(PUBLISHED, {"jobs": padded(lost)})) if lost else set()
+    return [(job, JobState.SUCCEEDED if job.id in made else state) for job, state in changed]
 
 
 def _told_as(job: Row[Any]) -> str:

@@ -16,11 +16,12 @@ from cluster.ledger.ledger import Ledger
 from cluster.rates import usd
 from cluster.settings import Settings
 from pipelines.recipes import film as recipe
+from serve import remote_films
 from serve.books import farm_runs
 from serve.cli.orders import agreed
 from serve.cli.wording import dollars
 from serve.remote import Remote
-from serve.revision import Editor, film_and_key, place_of, take_id, takes_of
+from serve.revision import Editor, place_of, take_id, takes_of
 
 SAID = {
     "circle": "is circled: the film is cut with it",
@@ -115,12 +116,7 @@ class RemoteTakes:
     remote: Remote
 
     def find(self, text: str) -> Seen:
-        film_id, key = film_and_key(text.strip().lower())
-        if film_id == "film_none":
-            head, _, key = text.partition("/")
-            if not recipe.take_of(key):
-                raise InvalidInput(f"{text} is no take", field="TAKE", remedy="name one as in JOB/sh010.t2")
-            film_id = head if head.startswith("film_") else self._film_of(head)
+        film_id, key = remote_films.place_of(self.remote, text)
         return self._seen(self.remote.get(f"/v1/takes/{take_id(film_id, key)}"))
 
     def give(self, verb: str, take: Seen) -> Seen:
@@ -138,18 +134,6 @@ class RemoteTakes:
             state=take["state"],
             cost_usd=Decimal(take["cost"]["amount"]),
         )
-
-    def _film_of(self, part: str) -> str:
-        """Of a job that is one of its revisions."""
-        job_id = self.remote.get("/v1/names/jobs", part=part, tasks=False)["job"]
-        after, more = None, True
-        while more:
-            page = self.remote.get("/v1/films", after=after, limit=100)
-            for film in page["data"]:
-                if any(revision["job"] == job_id for revision in film["revisions"]):
-                    return str(film["id"])
-            after, more = page["last_id"], page["has_more"]
-        raise NotFound(f"{job_id} makes no film", field="TAKE", remedy="`farm ls` lists jobs")
 
 
 def _write(verb: str, take: Seen, *, done: bool) -> None:

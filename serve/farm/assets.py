@@ -14,7 +14,7 @@ from serve.auth import Admin, Caller, Operator, Reader
 from serve.download import download
 from serve.farm.access import asked
 from serve.farm.orders import STATUSES
-from serve.openai.documents import body_of, bytes_of, refusals
+from serve.openai.documents import DOWNLOAD, body_of, bytes_of, refusals
 from serve.openai.schemas import Body
 from serve.rows import AssetRow, Collected, Page, Verified
 from serve.service import off_the_loop, service_of
@@ -93,6 +93,7 @@ async def retrieve(request: Request, caller: Reader, asset: str) -> AssetRow:
     response_class=Response,
     responses=bytes_of("video/mp4", "image/png", "application/json", "text/vtt", "application/octet-stream")
     | refusals(401, 403, 404, 410, 416, 429, 503),
+    openapi_extra=DOWNLOAD,
 )
 @router.api_route("/{asset}/content", methods=["HEAD"], include_in_schema=False)
 async def content(request: Request, caller: Reader, asset: str) -> Response:

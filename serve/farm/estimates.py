@@ -17,7 +17,7 @@ from serve.farm import films
 from serve.farm.schemas import FilmRequest
 from serve.foresight import answer, kinds_of
 from serve.openai import first_frames, images, schemas, videos
-from serve.openai.documents import refusals
+from serve.openai.documents import refusals, schema_of
 from serve.rows import Estimate
 from serve.service import Service, off_the_loop, service_of
 
@@ -65,9 +65,7 @@ BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {
-                "schema": {"oneOf": [body.model_json_schema() for body in (VideoToBe, ImageToBe, FilmToBe)]}
-            }
+            "application/json": {"schema": {"oneOf": [schema_of(body) for body in (VideoToBe, ImageToBe, FilmToBe)]}}
         },
     }
 }

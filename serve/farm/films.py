@@ -32,7 +32,7 @@ from serve.farm import schemas, showing
 from serve.farm.schemas import Film, FilmDeleted, FilmPage
 from serve.feed import News
 from serve.gate import HEADERS
-from serve.openai.documents import body_of, bytes_of, refusals
+from serve.openai.documents import DOWNLOAD, FOLLOWING, answers_with, body_of, bytes_of, reads, refusals
 from serve.openai.models import ready_model
 from serve.openai.schemas import checked
 from serve.revision import RECIPE, Editor, script_of
@@ -41,6 +41,7 @@ from serve.service import Service, off_the_loop, service_of
 router = APIRouter(prefix="/v1/films", tags=["films"])
 SCRIPT = {"requestBody": {"required": True, "content": {
     "application/json": {"schema": {"$ref": "#/components/schemas/Script"}}}}}  # fmt: skip
+ANSWERS = answers_with("openai-poll-after-ms")
 Variant = Literal["film", "poster", "contact_sheet", "captions", "timeline", "script", "manifest"]
 
 
@@ -48,8 +49,8 @@ Variant = Literal["film", "poster", "contact_sheet", "captions", "timeline", "sc
     "",
     operation_id="create_film",
     response_model=Film,
-    responses=refusals(400, 401, 402, 403, 408, 410, 413, 422, 429, 503),
-    openapi_extra=body_of(schemas.FilmRequest, forms=False),
+    responses=ANSWERS | refusals(400, 401, 402, 403, 408, 410, 413, 422, 429, 503),
+    openapi_extra=body_of(schemas.FilmRequest, forms=False) | reads("Idempotency-Key"),
 )
 async def create(request: Request, caller: Generator, after: BackgroundTasks) -> Film:
     """Takes a film on, as a brief that is to be written or as a ready script, and answers at once."""
@@ -100,7 +101,10 @@ async def listed(
 
 
 @router.get(
-    "/{film_id}", operation_id="retrieve_film", response_model=Film, responses=refusals(401, 403, 404, 429, 503)
+    "/{film_id}",
+    operation_id="retrieve_film",
+    response_model=Film,
+    responses=ANSWERS | refusals(401, 403, 404, 429, 503),
 )
 async def retrieve(request: Request, caller: Reader, film_id: str) -> Film:
     """How a film stands, down to its takes. While it is not over, `openai-poll-after-ms` says when to ask again."""
@@ -120,7 +124,10 @@ async def delete(request: Request, caller: Stopper, film_id: str, after: Backgro
 
 
 @router.post(
-    "/{film_id}/cancel", operation_id="cancel_film", response_model=Film, responses=refusals(401, 403, 404, 429, 503)
+    "/{film_id}/cancel",
+    operation_id="cancel_film",
+    response_model=Film,
+    responses=ANSWERS | refusals(401, 403, 404, 429, 503),
 )
 async def cancel(request: Request, caller: Stopper, film_id: str, after: BackgroundTasks) -> Film:
     """Stops a film that is not over; of one that is, nothing changes."""
@@ -138,6 +145,7 @@ async def cancel(request: Request, caller: Stopper, film_id: str, after: Backgro
     operation_id="follow_film",
     response_class=Response,
     responses=EVENTS | refusals(401, 403, 404, 422, 429, 503),
+    openapi_extra=FOLLOWING,
 )
 async def events(request: Request, caller: Reader, film_id: str, after: After = 0) -> Response:
     """Tells what happens to a film until it is over. Ids are REVISION.NUMBER: where another revision takes the place of
@@ -161,6 +169,7 @@ async def events(request: Request, caller: Reader, film_id: str, after: After = 
     response_class=Response,
     responses=bytes_of("video/mp4", "image/png", "text/vtt", "application/json")
     | refusals(401, 403, 404, 409, 410, 416, 422, 429, 503),
+    openapi_extra=DOWNLOAD,
 )
 @router.api_route("/{film_id}/content", methods=["HEAD"], include_in_schema=False)
 async def content(request: Request, caller: Reader, film_id: str, variant: Variant = "film") -> Response:
@@ -190,7 +199,7 @@ async def script(request: Request, caller: Reader, film_id: str) -> Response:
     "/{film_id}/script",
     operation_id="replace_script",
     response_model=Film,
-    responses=refusals(400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 503),
+    responses=ANSWERS | refusals(400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 503),
     openapi_extra=SCRIPT,
 )
 async def rewrite(request: Request, caller: Generator, film_id: str, after: BackgroundTasks) -> Film:

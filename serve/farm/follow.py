@@ -13,7 +13,7 @@ from actors.contract import Json
 from cluster.errors import NotFound, NotReady
 from cluster.ledger import outcomes
 from cluster.ledger.outcomes import Outcome
-from cluster.states import JobState, State
+from cluster.states import State
 from serve import clerk
 from serve.auth import Caller, Reader
 from serve.download import download
@@ -21,7 +21,7 @@ from serve.events import EVENTS, After, stream
 from serve.farm.access import whole
 from serve.feed import News
 from serve.finished import files_of, marks
-from serve.openai.documents import bytes_of, refusals
+from serve.openai.documents import DOWNLOAD, FOLLOWING, bytes_of, refusals
 from serve.rows import EventRow, JobRow, Row
 from serve.service import off_the_loop, service_of
 from serve.watch import title_of, view_of
@@ -65,7 +65,7 @@ class FollowedJob(JobRow):
     happened: list[EventRow] = Field(description="Its events since then, without a gap")
     changed: list[FollowedTask] = Field(description="The tasks that they are about, and those that run")
     files: list[ResultFile] = Field(description="What it was made for, once it is there: GET .../files/{name}")
-    marks_s: dict[str, float] = Field(description="Seconds from its submission to its marks, once it has succeeded")
+    marks_s: dict[str, float] = Field(description="Seconds from its submission to its marks, once it is over and made")
 
 
 @router.get(
@@ -73,6 +73,7 @@ class FollowedJob(JobRow):
     operation_id="follow_job",
     response_class=Response,
     responses=EVENTS | refusals(401, 403, 404, 422, 429, 503),
+    openapi_extra=FOLLOWING,
 )
 async def events(request: Request, caller: Reader, job_id: str, after: After = 0) -> Response:
     """Tells what happens to a job until it is over: its events, the tasks that move, what it costs by now."""
@@ -93,6 +94,7 @@ async def events(request: Request, caller: Reader, job_id: str, after: After = 0
     response_class=Response,
     responses=bytes_of("video/mp4", "image/png", "text/vtt", "application/json")
     | refusals(401, 403, 404, 409, 410, 416, 429, 503),
+    openapi_extra=DOWNLOAD,
 )
 @router.api_route("/{job_id}/files/{name}", methods=["HEAD"], include_in_schema=False)
 async def file(request: Request, caller: Reader, job_id: str, name: str) -> Response:
@@ -120,7 +122,7 @@ def _followed(news: News, marks_s: Mapping[str, float]) -> FollowedJob:
     heard = {one["task_id"]: one for one in news.moving}
     about = {event.task_id for event in news.events} | set(heard)
     keys = {task["id"]: task["key"] for task in outcome.tasks}
-    succeeded = outcome.job.state is JobState.SUCCEEDED
+    files = files_of(outcome.job.recipe, outcome.tasks)
     return FollowedJob(
         **clerk.job_row(outcome.job, news.nano).model_dump(),
         now=clerk.at(news.at_us),
@@ -131,11 +133,8 @@ def _followed(news: News, marks_s: Mapping[str, float]) -> FollowedJob:
         headline=title_of(outcome.job, outcome.tasks),
         happened=[clerk.event_row(event, keys) for event in news.events],
         changed=[_task(task, heard.get(task["id"])) for task in outcome.tasks if task["id"] in about],
-        files=[
-            ResultFile(**{name: one[name] for name in ResultFile.model_fields})
-            for one in (files_of(outcome.job.recipe, outcome.tasks) if succeeded else ())
-        ],
-        marks_s=dict(marks_s) if succeeded else {},
+        files=[ResultFile(**{name: one[name] for name in ResultFile.model_fields}) for one in files],
+        marks_s=dict(marks_s) if files else {},
     )
 
 

@@ -12,7 +12,7 @@ from serve.auth import Operator, Reader
 from serve.books import EVENTS
 from serve.farm.access import asked, books, line, whole
 from serve.farm.orders import STATUSES, PriorityRequest, add_verbs, extra_of
-from serve.openai.documents import refusals
+from serve.openai.documents import answers_with, reads, refusals
 from serve.rows import Deed, EventPage, JobCard, JobRow, JobWhy, Named, Page, TaskRow
 from serve.service import off_the_loop, service_of
 
@@ -38,7 +38,11 @@ async def listed(
 
 
 @router.get(
-    "/{job_id}", operation_id="retrieve_job", response_model=JobCard, responses=refusals(401, 403, 404, 429, 503)
+    "/{job_id}",
+    operation_id="retrieve_job",
+    response_model=JobCard,
+    responses=answers_with("Preference-Applied") | refusals(401, 403, 404, 429, 503),
+    openapi_extra=reads("Prefer"),
 )
 async def retrieve(request: Request, caller: Reader, job_id: str) -> JobCard:
     """All about one job: its state, its cost by kind, the tasks that run, its files. With `Prefer: wait=30` the answer

@@ -15,7 +15,7 @@ from serve.download import download
 from serve.farm import showing
 from serve.farm.films import editor, found
 from serve.farm.schemas import Take
-from serve.openai.documents import bytes_of, refusals
+from serve.openai.documents import DOWNLOAD, bytes_of, refusals
 from serve.revision import Task, film_and_key, not_drawn, takes_of
 from serve.service import Service, off_the_loop, service_of
 
@@ -41,6 +41,7 @@ async def retrieve(request: Request, caller: Reader, take_id: str) -> Take:
     operation_id="download_take",
     response_class=Response,
     responses=bytes_of("video/mp4", "image/png") | refusals(401, 403, 404, 409, 410, 416, 422, 429, 503),
+    openapi_extra=DOWNLOAD,
 )
 @router.api_route("/{take_id}/content", methods=["HEAD"], include_in_schema=False)
 async def content(

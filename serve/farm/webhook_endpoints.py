@@ -199,7 +199,7 @@ async def redeliver(request: Request, caller: Admin, webhook_endpoint_id: str, e
     "/webhook_event_types",
     operation_id="list_webhook_event_types",
     response_model=schemas.EventTypes,
-    responses=refusals(401, 403, 429),
+    responses=refusals(401, 403, 429, 503),
 )
 async def event_types(caller: Reader) -> schemas.EventTypes:
     """What an endpoint can hear of."""

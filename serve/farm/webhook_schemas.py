@@ -102,6 +102,16 @@ class EventData(BaseModel):
     id: str
 
 
+class Event(BaseModel):
+    """What is posted to an endpoint."""
+
+    id: str
+    object: Literal["event"] = "event"
+    type: EventType
+    created_at: int
+    data: EventData
+
+
 class Delivery(BaseModel):
     id: str = Field(description="Of the event: the `webhook-id` of every attempt")
     object: Literal["webhook_delivery"] = "webhook_delivery"

@@ -27,7 +27,7 @@ from serve.chats import Answer
 from serve.gate import HEADERS
 from serve.openai import chat_schemas
 from serve.openai.chat_schemas import ChatCompletion, ChatRequest, ChatUsage, Choice, Said, TokenDetails
-from serve.openai.documents import body_of, refusals
+from serve.openai.documents import body_of, headers, refusals
 from serve.service import Service, off_the_loop, service_of
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,14 @@ EVENTS: dict[int | str, dict[str, Any]] = {
                 "schema": {"type": "string"},
                 "example": 'data: {"object":"chat.completion.chunk","choices":[...]}\n\ndata: [DONE]\n\n',
             }
-        }
+        },
+        **headers(
+            "x-ratelimit-limit-tokens",
+            "x-ratelimit-remaining-tokens",
+            "x-ratelimit-reset-tokens",
+            "Cache-Control",
+            "X-Accel-Buffering",
+        ),
     }
 }
 

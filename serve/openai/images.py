@@ -36,10 +36,10 @@ from cluster.rates import usd
 from cluster.states import JobState
 from pipelines.recipes import image
 from serve import bodies, clerk, prefer, submission
-from serve.auth import Caller, Generator, Reader
+from serve.auth import Caller, Generator, Reader, Stopper
 from serve.download import download
 from serve.openai import schemas
-from serve.openai.documents import body_of, bytes_of, refusals
+from serve.openai.documents import DOWNLOAD, body_of, bytes_of, headers, reads, refusals
 from serve.openai.models import ready_model
 from serve.openai.schemas import Image, Images, named, path_id
 from serve.rows import JobRow
@@ -52,7 +52,11 @@ QUALITIES = {"low": "draft", "medium": "standard", "auto": "standard", "high": "
 """OpenAI's words for ours; ours are understood too."""
 
 TAKEN_ON: dict[int | str, dict[str, Any]] = {
-    202: {"model": JobRow, "description": "Taken on, as `Prefer: respond-async` asked: the job"}
+    202: {
+        "model": JobRow,
+        "description": "Taken on, as `Prefer: respond-async` asked: the job",
+        **headers("Preference-Applied"),
+    }
 }
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -63,7 +67,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
     operation_id="create_images",
     response_model=Images,
     responses=TAKEN_ON | refusals(400, 401, 402, 403, 408, 409, 410, 413, 422, 429, 503),
-    openapi_extra=body_of(schemas.ImageRequest, forms=False),
+    openapi_extra=body_of(schemas.ImageRequest, forms=False) | reads("Idempotency-Key", "Prefer"),
 )
 async def generate(request: Request, caller: Generator, after: BackgroundTasks) -> Images | Response:
     """Draws stills and answers with them or, to `Prefer: respond-async`, at once with the job that draws them."""
@@ -85,6 +89,23 @@ async def generate(request: Request, caller: Generator, after: BackgroundTasks) 
     return await _images(service, request, outcome, asked.response_format)
 
 
+@router.post(
+    "/{image_id}/cancel",
+    operation_id="cancel_image",
+    response_model=JobRow,
+    responses=refusals(401, 403, 404, 429, 503),
+)
+async def cancel(request: Request, caller: Stopper, image_id: str, after: BackgroundTasks) -> JobRow:
+    """Stops a call that is not over; of one that is, nothing changes."""
+    service, job_id = service_of(request), path_id(image_id, "image")
+    outcome = await _found(service, caller, job_id)
+    if not outcome.job.over:
+        await off_the_loop(lambda: service.ledger.cancel_job(job_id))
+        after.add_task(service.poke)
+        outcome = await _found(service, caller, job_id)
+    return clerk.job_row(outcome.job, outcome.spend.nano)
+
+
 @router.api_route(
     "/{image_id}/content",
     methods=["GET"],
@@ -92,6 +113,7 @@ async def generate(request: Request, caller: Generator, after: BackgroundTasks) 
     name="content_of_image",
     response_class=Response,
     responses=bytes_of("image/png") | refusals(401, 403, 404, 409, 410, 416, 422, 429, 503),
+    openapi_extra=DOWNLOAD,
 )
 @router.api_route("/{image_id}/content", methods=["HEAD"], include_in_schema=False)
 async def content(
@@ -99,10 +121,7 @@ async def content(
 ) -> Response:
     """One still of a call, by its number."""
     service = service_of(request)
-    try:
-        outcome = await _seen(service, caller, path_id(image_id, "image"))
-    except NotFound as error:
-        raise NotFound("no such image", field="image_id") from error
+    outcome = await _found(service, caller, path_id(image_id, "image"))
     if outcome.job.state is not JobState.SUCCEEDED:
         raise NotReady(f"the image is {outcome.job.state.value}", field="image_id", remedy="ask again when it is done")
     file = outcome.file(image.key_of(index), FILE)
@@ -141,6 +160,14 @@ async def planned(service: Service, asked: schemas.ImageRequest) -> tuple[JobSpe
 async def _seen(service: Service, caller: Caller, job_id: str) -> Outcome:
     sight = caller.sight(RECIPE)
     return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id)))
+
+
+async def _found(service: Service, caller: Caller, job_id: str) -> Outcome:
+    """Raises NotFound, for what is not there and for what is somebody else's alike."""
+    try:
+        return await _seen(service, caller, job_id)
+    except NotFound as error:
+        raise NotFound("no such image", field="image_id") from error
 
 
 async def _until_over(service: Service, caller: Caller, outcome: Outcome, ends_s: float) -> Outcome:

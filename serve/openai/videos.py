@@ -29,7 +29,7 @@ from serve.finished import files_of
 from serve.foresight import estimated
 from serve.gate import HEADERS
 from serve.openai import first_frames, schemas
-from serve.openai.documents import body_of, bytes_of, refusals
+from serve.openai.documents import DOWNLOAD, FOLLOWING, answers_with, body_of, bytes_of, reads, refusals
 from serve.openai.first_frames import Reference
 from serve.openai.models import ready_model
 from serve.openai.schemas import Cost, Failure, Usage, Video, VideoDeleted, VideoPage, named, path_id
@@ -42,6 +42,7 @@ RECIPE = "pipelines.recipes.clip"
 KEY = "clip"  # of the one task of the recipe
 FILES = {"video": "clip.mp4", "thumbnail": "poster.png"}
 ID = "The id of a video, as it was answered at its creation."
+ANSWERS = answers_with("openai-poll-after-ms", "Preference-Applied")
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 
@@ -50,8 +51,8 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
     "",
     operation_id="create_video",
     response_model=Video,
-    responses=refusals(400, 401, 402, 403, 408, 410, 413, 422, 429, 503),
-    openapi_extra=body_of(schemas.VideoRequest),
+    responses=ANSWERS | refusals(400, 401, 402, 403, 408, 410, 413, 422, 429, 503),
+    openapi_extra=body_of(schemas.VideoRequest) | reads("Idempotency-Key", "Prefer"),
 )
 async def create(request: Request, caller: Generator, after: BackgroundTasks) -> Video:
     """Takes a video on and answers at once, or when it is done if that is within the n seconds of `Prefer: wait=n`.
@@ -89,7 +90,11 @@ async def listed(
 
 
 @router.get(
-    "/{video_id}", operation_id="retrieve_video", response_model=Video, responses=refusals(401, 403, 404, 429, 503)
+    "/{video_id}",
+    operation_id="retrieve_video",
+    response_model=Video,
+    responses=ANSWERS | refusals(401, 403, 404, 429, 503),
+    openapi_extra=reads("Prefer"),
 )
 async def retrieve(request: Request, caller: Reader, video_id: str) -> Video:
     """How a video stands. While it is not over, `openai-poll-after-ms` says when to ask again; with `Prefer: wait=30`
@@ -115,7 +120,10 @@ async def delete(request: Request, caller: Stopper, video_id: str, after: Backgr
 
 
 @router.post(
-    "/{video_id}/cancel", operation_id="cancel_video", response_model=Video, responses=refusals(401, 403, 404, 429, 503)
+    "/{video_id}/cancel",
+    operation_id="cancel_video",
+    response_model=Video,
+    responses=ANSWERS | refusals(401, 403, 404, 429, 503),
 )
 async def cancel(request: Request, caller: Stopper, video_id: str, after: BackgroundTasks) -> Video:
     """Stops a video that is not over; of one that is, nothing changes."""
@@ -132,8 +140,8 @@ async def cancel(request: Request, caller: Stopper, video_id: str, after: Backgr
     "/{video_id}/remix",
     operation_id="remix_video",
     response_model=Video,
-    responses=refusals(400, 401, 402, 403, 404, 408, 409, 410, 413, 422, 429, 503),
-    openapi_extra=body_of(schemas.RemixRequest),
+    responses=ANSWERS | refusals(400, 401, 402, 403, 404, 408, 409, 410, 413, 422, 429, 503),
+    openapi_extra=body_of(schemas.RemixRequest) | reads("Idempotency-Key", "Prefer"),
 )
 async def remix(request: Request, caller: Generator, video_id: str, after: BackgroundTasks) -> Video:
     """A completed video again with another prompt: all else is as it was, the seed too, if none is given."""
@@ -160,6 +168,7 @@ async def remix(request: Request, caller: Generator, video_id: str, after: Backg
     operation_id="follow_video",
     response_class=Response,
     responses=EVENTS | refusals(401, 403, 404, 422, 429, 503),
+    openapi_extra=FOLLOWING,
 )
 async def events(request: Request, caller: Reader, video_id: str, after: After = 0) -> Response:
     """Tells what happens to a video until it is over: progress is where its denoise steps are."""
@@ -178,6 +187,7 @@ async def events(request: Request, caller: Reader, video_id: str, after: After =
     operation_id="download_video",
     response_class=Response,
     responses=bytes_of("video/mp4", "image/png") | refusals(401, 403, 404, 409, 410, 416, 422, 429, 503),
+    openapi_extra=DOWNLOAD,
 )
 @router.api_route("/{video_id}/content", methods=["HEAD"], include_in_schema=False)
 async def content(

@@ -105,6 +105,24 @@ def test_a_dead_task_that_is_eaten_makes_its_job_a_success_that_is_told(desk: Le
     assert states_told(desk, hook) == ["failed", "succeeded"]
 
 
+def test_a_film_that_is_published_is_completed_whatever_take_was_lost(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    job = desk.submit(task("a"), task("spare"), task("publish", "a", step="publish"))
+    desk.run(job, "a")
+    desk.fail(desk.lease(job, "spare"), FailureClass.INPUT)
+    assert states_told(desk, hook) == []
+    desk.run(job, "publish")
+    assert desk.ledger.job(job).state is JobState.FAILED
+    assert states_told(desk, hook) == ["succeeded"]
+    desk.clock.advance(1)
+    stopped = desk.submit(task("b"), task("other"), task("publish", "b", step="publish"))
+    desk.run(stopped, "b")
+    desk.run(stopped, "publish")
+    desk.ledger.cancel_job(stopped)
+    assert states_told(desk, hook) == ["succeeded", "succeeded"]
+    desk.check()
+
+
 def test_a_job_that_waits_for_a_person_is_told_of_once_it_has_nothing_else_to_do(desk: LedgerDesk) -> None:
     hook = listener(desk)
     job = desk.submit(task("a", gate="shot"), task("b"))

@@ -102,6 +102,8 @@ def test_a_farm_elsewhere_is_told_the_same_way(
         assert len(home.film.revisions) == 2
         assert run(["circle", home.name("sh010.t1")]) == 0  # of the newest revision, which has another name
         assert len(home.film.revisions) == 3
+        assert run(["circle", takes_of(home.film)["sh010.t2"]["id"]]) == 0
+        assert len(home.film.revisions) == 4
         assert run(["circle", home.name("conform")]) == 2
         assert "is no take" in capsys.readouterr().err
 

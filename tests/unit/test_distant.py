@@ -19,10 +19,20 @@ import pytest
 
 from cluster import farm_lock
 from cluster.clock import SystemClock
-from cluster.errors import DamagedAsset, InvalidSpec, JobFailed, Unauthenticated, Unavailable, UserMistake
+from cluster.errors import (
+    DamagedAsset,
+    FarmError,
+    InvalidSpec,
+    JobFailed,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    UserMistake,
+)
 from cluster.ledger.jobs import JobSpec
+from cluster.ledger.keys import Scope
 from cluster.settings import Settings
-from cluster.states import JobState
+from cluster.states import JobState, State
 from pipelines.recipes import clip
 from serve import up
 from serve.cli.board import Board
@@ -36,6 +46,7 @@ from tests.front_desk import BOAT, CATALOG, Working
 from tests.listening import served
 from tests.picture_engine import PictureEngine
 from tests.script_engine import ScriptEngine
+from tests.scripts import script_of
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +154,47 @@ def test_a_film_from_elsewhere(working: Working, farm: RemoteFarm, tmp_path: Pat
     assert {"script", "last_clip", "film", "delivered"} <= set(finished.marks_s)
 
 
+def test_a_film_is_here_though_a_take_that_is_not_in_it_was_lost(
+    working: Working, farm: RemoteFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    drawn: list[str] = []
+
+    def second_is_lost(prompt: str) -> FarmError | None:
+        drawn.append(prompt)
+        return InvalidSpec("too sad to draw", field="prompt") if len(drawn) == 2 else None
+
+    monkeypatch.setattr(working.engine, "_fails", second_is_lost)
+    script = script_of(CATALOG, "moon")
+    finished = farm.render(script=script, seed=41, takes=2, out=tmp_path / "film")
+    assert working.farm.ledger.job(finished.job_id).state is JobState.FAILED
+    assert finished.path.read_text().startswith("film.mp4 of")
+    assert {"film.mp4", "manifest.json"} <= {path.name for path in finished.files}
+    assert {"last_clip", "film", "delivered"} <= set(finished.marks_s)
+
+
+def test_a_film_that_was_stopped_goes_on_by_the_name_of_a_job_that_made_it(
+    working: Working, farm: RemoteFarm, tmp_path: Path
+):
+    made: list[str] = []
+    script = script_of(CATALOG, "car", "bird")
+
+    def stop(update: Update) -> None:
+        if any(task.step == "render" and task.state is State.SUCCEEDED for task in update.tasks):
+            made.append(update.job.id)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        farm.render(script=script, seed=42, out=tmp_path / "film", on_update=stop)
+    assert working.farm.ledger.job(made[0]).state is JobState.CANCELED
+    finished = farm.render(film=made[0].lower()[-12:], out=tmp_path / "film")
+    assert finished.job_id != made[0]
+    assert finished.path.exists()
+    again = farm.render(film=finished.job_id, out=tmp_path / "again")  # it is finished: nothing is made anew
+    assert (again.job_id, again.path.read_bytes()) == (finished.job_id, finished.path.read_bytes())
+    with pytest.raises(NotFound, match="no job nothing-like-it"):
+        farm.render(film="nothing-like-it", out=tmp_path / "again")
+
+
 def test_denoise_steps_are_seen_as_they_are_done(working: Working, farm: RemoteFarm, tmp_path: Path):
     working.engine.at_half = threading.Event()
 
@@ -170,6 +222,24 @@ def test_who_stops_waiting_cancels_the_job(working: Working, farm: RemoteFarm, t
             farm.clip(BOAT, seed=16, out=tmp_path / "clip", on_update=stop)
         assert working.farm.ledger.job(seen[0]).state is JobState.CANCELED
         assert not list((tmp_path / "clip").iterdir())
+    finally:
+        working.engine.at_half = None
+
+
+@pytest.mark.parametrize("what", ["image", "clip"])
+def test_who_may_ask_for_work_may_stop_it(working: Working, url: str, tmp_path: Path, what: str):
+    working.engine.at_half = threading.Event()
+    seen: list[str] = []
+
+    def stop(update: Update) -> None:
+        seen.append(update.job.id)
+        raise KeyboardInterrupt
+
+    usual = working.desk.key(Scope.GENERATE, Scope.READ)
+    try:
+        with RemoteFarm(Remote(url, usual)) as farm, pytest.raises(KeyboardInterrupt):
+            getattr(farm, what)(BOAT, seed=18, out=tmp_path / "out", on_update=stop)
+        assert working.farm.ledger.job(seen[0]).state is JobState.CANCELED
     finally:
         working.engine.at_half = None
 

@@ -40,6 +40,7 @@ ROUTES = [
     ("GET", "/v1/videos/{video}/content", (Scope.READ,)),
     ("HEAD", "/v1/videos/{video}/content", (Scope.READ,)),
     ("POST", "/v1/images/generations", (Scope.GENERATE,)),
+    ("POST", "/v1/images/{image}/cancel", (Scope.GENERATE, Scope.OPERATE)),
     ("GET", "/v1/images/{image}/content", (Scope.READ,)),
     ("HEAD", "/v1/images/{image}/content", (Scope.READ,)),
     ("POST", "/v1/chat/completions", (Scope.GENERATE,)),
