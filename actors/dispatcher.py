@@ -34,7 +34,6 @@ from cluster.errors import (
     InvalidInput,
     NotFound,
     StaleTerm,
-    StoreUnavailable,
     Unavailable,
 )
 from cluster.fit import NOT_THE_WORKERS, SICKENING
@@ -311,7 +310,7 @@ class Dispatcher:
             return await self._commit(report.tenant, report.attempt_id, who)
         if report.outcome is Outcome.FAILED:
             failure = FailureClass(report.failure or FailureClass.BUG)
-            return await self._call(
+            return await self._end(
                 lambda: self._ledger.fail(
                     self._term,
                     **who,
@@ -323,7 +322,7 @@ class Dispatcher:
             )
         lease = self._leases.get(report.attempt_id)
         suspend = BUDGET if lease is not None and lease.stop == BUDGET else None
-        return await self._call(lambda: self._ledger.interrupt(self._term, **who, facts=report.facts, suspend=suspend))
+        return await self._end(lambda: self._ledger.interrupt(self._term, **who, facts=report.facts, suspend=suspend))
 
     async def _commit(self, tenant: str, attempt_id: str, who: _Claim) -> Answer:
         """Commits by the receipt, which is verified before the transaction begins. A file that is gone was removed
@@ -341,12 +340,12 @@ class Dispatcher:
             return answer
         except (DamagedAsset, InvalidGraph, InvalidInput) as error:  # or the job cannot take its children
             fail = partial(self._ledger.fail, self._term, **who, failure=error.failure, code=error.code)
-            return await self._call(partial(fail, message=error.line(), facts={}))
+            return await self._end(partial(fail, message=error.line(), facts={}))
 
     def _made(self, tenant: str, attempt_id: str, who: _Claim) -> Commit:
         receipt = find_receipt(self._store, tenant, attempt_id)
         if receipt is None:
-            raise StoreUnavailable(f"the receipt of {attempt_id} is not in the store")
+            raise DamagedAsset(f"the receipt of {attempt_id} is not in the store")
         verify_receipt(self._store, receipt)
         facts = dict(receipt.facts)
         return Commit(
@@ -366,7 +365,7 @@ class Dispatcher:
             raise
         except FarmError as error:
             if len(commits) == 1:
-                return [error]
+                return [_forgotten(error) if isinstance(error, NotFound) else error]
         return [answer for c in commits for answer in await self._book([c])]
 
     async def _lost(
@@ -393,7 +392,7 @@ class Dispatcher:
                     break
             if answer in (None, Answer.MARKED):
                 lose = partial(self._ledger.lose, self._term, **who, why=why, facts=lease.facts())
-                answer = await self._call(partial(lose, failure=failure, end=end))
+                answer = await self._end(partial(lose, failure=failure, end=end))
                 self._memory.note_failure(lease)
                 if answer is Answer.ACCEPTED:
                     self._ended(lease, end, failure.value)
@@ -482,5 +481,17 @@ class Dispatcher:
                 self._woken.set()
         self._preempt()
 
+    async def _end(self, write: Callable[[], Answer]) -> Answer:
+        try:
+            return await self._call(write)
+        except NotFound as error:
+            return _forgotten(error)
+
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sql, work)
+
+
+def _forgotten(error: NotFound) -> Answer:
+    """Of an attempt that ended so long ago that its row is kept no longer: who still runs it stops."""
+    say(log, "The ledger knows an attempt no more.", action="attempt.forgotten", error=error.line())
+    return Answer.SUPERSEDED
