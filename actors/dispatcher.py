@@ -84,6 +84,7 @@ class Dispatcher:
         self._before_us: int | None = None  # when that term was last alive
         self._alive_s = -math.inf
         self._strangers: set[str] = set()  # attempts that run in the ledger and are not here, as of the last tick
+        self._reaping: dict[str, asyncio.Task[None]] = {}  # by attempt, or by worker
         self._queue = Queue(ledger)
         self._bounds = Bounds(cold_s=settings.stuck_s, least_s=settings.stuck_least_s)
         self._health = Health()
@@ -133,16 +134,17 @@ class Dispatcher:
             await asyncio.sleep(tick_s)
 
     async def tick(self) -> None:
-        """What fails for one attempt or worker fails for it alone; it is tried again in the next tick."""
+        """What fails for one attempt or worker fails for it alone; it is tried again in the next tick. Nothing else waits
+        for a store that does not say whether a lost attempt left a receipt."""
         now_s = self._clock.monotonic_s()
+        for worker_id in [w for w, seen in self._memory.seen_s.items() if now_s - seen > self._lease_s]:
+            self._reap(worker_id, partial(self.leave, worker_id))
         for lease in list(self._leases.values()):
             bound_s = self._bounds.bound_s(lease.step, lease.model, lease.stage)
             if lease.ends_s <= now_s:
-                await self._try(self._lost(lease, "its lease ran out"))
+                self._reap(lease.attempt_id, partial(self._lost, lease, "its lease ran out"))
             elif now_s - lease.moved_s > bound_s:
-                await self._try(self._stuck(lease, bound_s))
-        for worker_id in [w for w, seen in self._memory.seen_s.items() if now_s - seen > self._lease_s]:
-            await self._try(self.leave(worker_id))
+                self._reap(lease.attempt_id, partial(self._stuck, lease, bound_s))
         if now_s - self._alive_s >= ALIVE_EVERY_S:
             await self._call(lambda: self._ledger.say_alive(self._term))
             self._alive_s = now_s
@@ -151,7 +153,22 @@ class Dispatcher:
         if await self._purser.look(self._term, rows, list(self._leases.values())):
             self._queue.unbar()
         await self._see_draining()
+        await self._reaped()
         await self._look()
+
+    def _reap(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Begins with it, unless that is under way."""
+        known = self._reaping.get(name)
+        if known is None or known.done():
+            known = self._reaping[name] = asyncio.create_task(self._try(work()))
+        return known
+
+    async def _reaped(self) -> None:
+        """Waits for the reapers, but for no longer than a tick. Raises StaleTerm."""
+        if self._reaping:
+            await asyncio.wait(self._reaping.values(), timeout=TICK_S)
+        for name in [name for name, task in self._reaping.items() if task.done()]:
+            self._reaping.pop(name).result()
 
     async def _try(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -261,16 +278,17 @@ class Dispatcher:
         return answer.value
 
     async def leave(self, worker_id: str, *, died: bool = False) -> None:
-        """The worker is gone: what it ran is lost (or found by its receipt), its holding ends."""
+        """The worker is gone: what it ran is lost (or found by its receipt), its holding ends, whether the store answers or
+        not. What it does not answer for runs out with its lease."""
         if worker_id in self._unheard:  # it went with the farm before this one: nobody held it since
             await self._call(partial(self._ledger.leave, self._term, worker_id, at_us=self._before_us))
+        why, failure = ("its worker died", FailureClass.POISON) if died else ("its worker is gone", FailureClass.INFRA)
         lost = [lease for lease in self._leases.values() if lease.worker_id == worker_id]
-        for lease in lost:
-            if died:
-                await self._lost(lease, "its worker died", failure=FailureClass.POISON)
-            else:
-                await self._lost(lease, "its worker is gone")
+        losing = [self._reap(one.attempt_id, partial(self._lost, one, why, failure=failure)) for one in lost]
+        if losing:
+            await asyncio.wait(losing, timeout=TICK_S)
         await self._call(lambda: self._ledger.leave(self._term, worker_id))
+        await asyncio.gather(*losing)
         self._memory.forget(worker_id)
         self._health.well(worker_id)
         say(log, "A worker left.", action="worker.leave", worker=worker_id)
