@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypedDict, TypeVar
 
-from actors.contract import Beat, Json, Order, Outcome, Report, WorkerFacts
+from actors.contract import LOST_INPUT, Beat, Json, Order, Outcome, Report, WorkerFacts
 from actors.grouped import Grouped
 from actors.lending import GROUP, Lender
 from actors.memory import Lease, Memory
@@ -134,8 +134,8 @@ class Dispatcher:
             await asyncio.sleep(tick_s)
 
     async def tick(self) -> None:
-        """What fails for one attempt or worker fails for it alone; it is tried again in the next tick. Nothing else waits
-        for a store that does not say whether a lost attempt left a receipt."""
+        """What fails for one attempt or worker fails for it alone; it is tried again in the next tick. Nothing else
+        waits for a store that does not say whether a lost attempt left a receipt."""
         now_s = self._clock.monotonic_s()
         for worker_id in [w for w, seen in self._memory.seen_s.items() if now_s - seen > self._lease_s]:
             self._reap(worker_id, partial(self.leave, worker_id))
@@ -273,13 +273,16 @@ class Dispatcher:
             if lease is not None and answer is Answer.ACCEPTED:
                 self._ended(lease, AttemptState(report.outcome.value), report.failure)
                 await self._learn_from(report, lease)
+            if LOST_INPUT in report.facts and answer is Answer.ACCEPTED:
+                remake = partial(self._ledger.make_input_again, self._term, report.task_id, report.facts[LOST_INPUT])
+                await self._call(partial(remake, reason=report.message or ""))
         if self._num_waiting:
             await self._look()
         return answer.value
 
     async def leave(self, worker_id: str, *, died: bool = False) -> None:
-        """The worker is gone: what it ran is lost (or found by its receipt), its holding ends, whether the store answers or
-        not. What it does not answer for runs out with its lease."""
+        """The worker is gone: what it ran is lost (or found by its receipt), its holding ends, whether the store
+        answers or not. What it does not answer for runs out with its lease."""
         if worker_id in self._unheard:  # it went with the farm before this one: nobody held it since
             await self._call(partial(self._ledger.leave, self._term, worker_id, at_us=self._before_us))
         why, failure = ("its worker died", FailureClass.POISON) if died else ("its worker is gone", FailureClass.INFRA)

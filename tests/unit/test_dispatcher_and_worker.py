@@ -407,3 +407,27 @@ def test_an_attempt_that_the_ledger_has_forgotten_is_told_to_stop(farm: InProces
     assert [row["ended_us"] is None for row in farm.ledger.workers()] == [False]
     farm.desk.ask(farm.desk.dispatcher.tick())
     assert farm.ledger.flaws() == []
+
+
+# Bytes that the store has lost
+
+
+@pytest.mark.parametrize("lost", ["gone", "damaged"])
+def test_an_input_that_the_store_has_lost_is_made_again(farm: InProcessFarm, lost: str) -> None:
+    def reads(bench: Bench) -> None:
+        if bench.order.key == "b":
+            bench.fetch("a", "take.txt")
+
+    engine = Engine(reads)
+    first = submit(farm, task("a"))
+    farm.work_until_over(first, farm.worker(engine))
+    path = farm.home / "store" / by_key(farm, first)["a"]["files"][0]["key"]
+    path.unlink()
+    if lost == "damaged":
+        path.write_bytes(b"spoilt")
+    second = submit(farm, task("a"), task("b", "a", params={"n": 2}))
+    assert by_key(farm, second)["a"]["state"] == State.SUCCEEDED
+    farm.work_until_over(second, farm.worker(engine))
+    assert engine.orders == ["a", "b", "a", "b"]
+    assert farm.ledger.job(second).state is JobState.SUCCEEDED
+    assert farm.ledger.flaws() == []
