@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from actors.contract import STORE_AWAY, Beat, Json, Order
+from actors.contract import LOST_INPUT, STORE_AWAY, Beat, Json, Order
 from actors.patience import patiently
 from cluster.assets import Receipt, blob_key, checkpoint_key
 from cluster.errors import (
@@ -58,6 +58,7 @@ class WorkBench:
         self.kept_s = 0.0
         self.resumed_from: str | None = None
         self.refused: list[str] = []
+        self._lost_input: str | None = None
 
     def fetch(self, input_key: str, name: str) -> Path:
         for given in self.order.inputs:
@@ -65,7 +66,11 @@ class WorkBench:
                 if given.key == input_key and file["name"] == name:
                     path = self.scratch / "inputs" / input_key / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    self.insist(partial(self._store.fetch, file["key"], path))
+                    try:
+                        self.insist(partial(self._store.fetch, file["key"], path))
+                    except (NotFound, DamagedAsset) as error:
+                        self._lost_input = input_key
+                        raise DamagedAsset(f"{name} of {input_key}, which has to be made again: {error}") from error
                     return path
         raise NotFound(f"input {input_key!r} has no file {name!r}", field=f"inputs.{input_key}")
 
@@ -197,6 +202,8 @@ class WorkBench:
             facts["resumed_from"] = self.resumed_from
         if self.refused:
             facts["refused_checkpoints"] = self.refused
+        if self._lost_input:
+            facts[LOST_INPUT] = self._lost_input
         return facts
 
     def _moved(self) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 SICK = "sick: "
 """How the reason begins for which a worker is taken out of service although nobody asked for it."""
+LOST_INPUT = "lost_input"
+"""Among the facts of an attempt that failed: the key of its input whose bytes the store has lost."""
 STORE_AWAY = "store:"
 """How the name of a stage begins while it waits for the store; its `done` counts the tries."""
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypedDict, TypeVar
 
-from actors.contract import Beat, Json, Order, Outcome, Report, WorkerFacts
+from actors.contract import LOST_INPUT, Beat, Json, Order, Outcome, Report, WorkerFacts
 from actors.grouped import Grouped
 from actors.lending import GROUP, Lender
 from actors.memory import Lease, Memory
@@ -34,7 +34,6 @@ from cluster.errors import (
     InvalidInput,
     NotFound,
     StaleTerm,
-    StoreUnavailable,
     Unavailable,
 )
 from cluster.fit import NOT_THE_WORKERS, SICKENING
@@ -85,6 +84,7 @@ class Dispatcher:
         self._before_us: int | None = None  # when that term was last alive
         self._alive_s = -math.inf
         self._strangers: set[str] = set()  # attempts that run in the ledger and are not here, as of the last tick
+        self._reaping: dict[str, asyncio.Task[None]] = {}  # by attempt, or by worker
         self._queue = Queue(ledger)
         self._bounds = Bounds(cold_s=settings.stuck_s, least_s=settings.stuck_least_s)
         self._health = Health()
@@ -134,16 +134,17 @@ class Dispatcher:
             await asyncio.sleep(tick_s)
 
     async def tick(self) -> None:
-        """What fails for one attempt or worker fails for it alone; it is tried again in the next tick."""
+        """What fails for one attempt or worker fails for it alone; it is tried again in the next tick. Nothing else
+        waits for a store that does not say whether a lost attempt left a receipt."""
         now_s = self._clock.monotonic_s()
+        for worker_id in [w for w, seen in self._memory.seen_s.items() if now_s - seen > self._lease_s]:
+            self._reap(worker_id, partial(self.leave, worker_id))
         for lease in list(self._leases.values()):
             bound_s = self._bounds.bound_s(lease.step, lease.model, lease.stage)
             if lease.ends_s <= now_s:
-                await self._try(self._lost(lease, "its lease ran out"))
+                self._reap(lease.attempt_id, partial(self._lost, lease, "its lease ran out"))
             elif now_s - lease.moved_s > bound_s:
-                await self._try(self._stuck(lease, bound_s))
-        for worker_id in [w for w, seen in self._memory.seen_s.items() if now_s - seen > self._lease_s]:
-            await self._try(self.leave(worker_id))
+                self._reap(lease.attempt_id, partial(self._stuck, lease, bound_s))
         if now_s - self._alive_s >= ALIVE_EVERY_S:
             await self._call(lambda: self._ledger.say_alive(self._term))
             self._alive_s = now_s
@@ -152,7 +153,22 @@ class Dispatcher:
         if await self._purser.look(self._term, rows, list(self._leases.values())):
             self._queue.unbar()
         await self._see_draining()
+        await self._reaped()
         await self._look()
+
+    def _reap(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Begins with it, unless that is under way."""
+        known = self._reaping.get(name)
+        if known is None or known.done():
+            known = self._reaping[name] = asyncio.create_task(self._try(work()))
+        return known
+
+    async def _reaped(self) -> None:
+        """Waits for the reapers, but for no longer than a tick. Raises StaleTerm."""
+        if self._reaping:
+            await asyncio.wait(self._reaping.values(), timeout=TICK_S)
+        for name in [name for name, task in self._reaping.items() if task.done()]:
+            self._reaping.pop(name).result()
 
     async def _try(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -257,21 +273,25 @@ class Dispatcher:
             if lease is not None and answer is Answer.ACCEPTED:
                 self._ended(lease, AttemptState(report.outcome.value), report.failure)
                 await self._learn_from(report, lease)
+            if LOST_INPUT in report.facts and answer is Answer.ACCEPTED:
+                remake = partial(self._ledger.make_input_again, self._term, report.task_id, report.facts[LOST_INPUT])
+                await self._call(partial(remake, reason=report.message or ""))
         if self._num_waiting:
             await self._look()
         return answer.value
 
     async def leave(self, worker_id: str, *, died: bool = False) -> None:
-        """The worker is gone: what it ran is lost (or found by its receipt), its holding ends."""
+        """The worker is gone: what it ran is lost (or found by its receipt), its holding ends, whether the store
+        answers or not. What it does not answer for runs out with its lease."""
         if worker_id in self._unheard:  # it went with the farm before this one: nobody held it since
             await self._call(partial(self._ledger.leave, self._term, worker_id, at_us=self._before_us))
+        why, failure = ("its worker died", FailureClass.POISON) if died else ("its worker is gone", FailureClass.INFRA)
         lost = [lease for lease in self._leases.values() if lease.worker_id == worker_id]
-        for lease in lost:
-            if died:
-                await self._lost(lease, "its worker died", failure=FailureClass.POISON)
-            else:
-                await self._lost(lease, "its worker is gone")
+        losing = [self._reap(one.attempt_id, partial(self._lost, one, why, failure=failure)) for one in lost]
+        if losing:
+            await asyncio.wait(losing, timeout=TICK_S)
         await self._call(lambda: self._ledger.leave(self._term, worker_id))
+        await asyncio.gather(*losing)
         self._memory.forget(worker_id)
         self._health.well(worker_id)
         say(log, "A worker left.", action="worker.leave", worker=worker_id)
@@ -311,7 +331,7 @@ class Dispatcher:
             return await self._commit(report.tenant, report.attempt_id, who)
         if report.outcome is Outcome.FAILED:
             failure = FailureClass(report.failure or FailureClass.BUG)
-            return await self._call(
+            return await self._end(
                 lambda: self._ledger.fail(
                     self._term,
                     **who,
@@ -323,7 +343,7 @@ class Dispatcher:
             )
         lease = self._leases.get(report.attempt_id)
         suspend = BUDGET if lease is not None and lease.stop == BUDGET else None
-        return await self._call(lambda: self._ledger.interrupt(self._term, **who, facts=report.facts, suspend=suspend))
+        return await self._end(lambda: self._ledger.interrupt(self._term, **who, facts=report.facts, suspend=suspend))
 
     async def _commit(self, tenant: str, attempt_id: str, who: _Claim) -> Answer:
         """Commits by the receipt, which is verified before the transaction begins. A file that is gone was removed
@@ -341,12 +361,12 @@ class Dispatcher:
             return answer
         except (DamagedAsset, InvalidGraph, InvalidInput) as error:  # or the job cannot take its children
             fail = partial(self._ledger.fail, self._term, **who, failure=error.failure, code=error.code)
-            return await self._call(partial(fail, message=error.line(), facts={}))
+            return await self._end(partial(fail, message=error.line(), facts={}))
 
     def _made(self, tenant: str, attempt_id: str, who: _Claim) -> Commit:
         receipt = find_receipt(self._store, tenant, attempt_id)
         if receipt is None:
-            raise StoreUnavailable(f"the receipt of {attempt_id} is not in the store")
+            raise DamagedAsset(f"the receipt of {attempt_id} is not in the store")
         verify_receipt(self._store, receipt)
         facts = dict(receipt.facts)
         return Commit(
@@ -366,7 +386,7 @@ class Dispatcher:
             raise
         except FarmError as error:
             if len(commits) == 1:
-                return [error]
+                return [_forgotten(error) if isinstance(error, NotFound) else error]
         return [answer for c in commits for answer in await self._book([c])]
 
     async def _lost(
@@ -393,7 +413,7 @@ class Dispatcher:
                     break
             if answer in (None, Answer.MARKED):
                 lose = partial(self._ledger.lose, self._term, **who, why=why, facts=lease.facts())
-                answer = await self._call(partial(lose, failure=failure, end=end))
+                answer = await self._end(partial(lose, failure=failure, end=end))
                 self._memory.note_failure(lease)
                 if answer is Answer.ACCEPTED:
                     self._ended(lease, end, failure.value)
@@ -482,5 +502,17 @@ class Dispatcher:
                 self._woken.set()
         self._preempt()
 
+    async def _end(self, write: Callable[[], Answer]) -> Answer:
+        try:
+            return await self._call(write)
+        except NotFound as error:
+            return _forgotten(error)
+
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sql, work)
+
+
+def _forgotten(error: NotFound) -> Answer:
+    """Of an attempt that ended so long ago that its row is kept no longer: who still runs it stops."""
+    say(log, "The ledger knows an attempt no more.", action="attempt.forgotten", error=error.line())
+    return Answer.SUPERSEDED

@@ -385,7 +385,7 @@ class Fleets:
                     with self._lock:
                         self._spawned.remove(one)
                     self._ended(one)
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(FarmError):
                 self._look_after(alive)
 
     def _look_after(self, alive: list[_Spawned]) -> None:
@@ -420,7 +420,7 @@ class Fleets:
             reason = WorkerLost(f"worker {one.worker_id} died: {str(error).splitlines()[0]}")
             died = "its node has died" not in str(error)
         say(log, "A worker ended.", action="worker.ended", worker=one.worker_id, error=reason.line())
-        with contextlib.suppress(Unavailable):  # its leases run out by themselves
+        with contextlib.suppress(FarmError):  # its leases run out by themselves
             self.desk.leave(one.worker_id, died=died)
         failures = 0 if one.joined else self._failures.get(one.fleet.name, 0) + 1
         self._failures[one.fleet.name] = failures

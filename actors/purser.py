@@ -57,7 +57,9 @@ class Purser:
         return bool(tended)
 
     def _is_near(self, row: Any) -> bool:
-        return row.reserved_nano is not None and is_near(
+        if row.reserved_nano is None or row.ended_us is not None:  # nobody pays for a worker that has left
+            return False
+        return is_near(
             row.reserved_nano,
             accrued_s=(self._clock.now_us() - row.since_us) / 1e6,
             slack_s=self.reserves.slack_of(row.attempt_id),

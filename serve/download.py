@@ -83,7 +83,7 @@ async def _elsewhere(service: Service, request: Request, file: Mapping[str, Any]
         if url is None or (_is_loopback(urlsplit(url).hostname) and not _is_loopback(request.url.hostname)):
             return None
         if not store.exists(key):
-            raise Expired("its bytes are kept no longer", remedy="ask for it again")
+            raise gone(service, file)
         return url
 
     return await off_the_loop(signed)
@@ -122,13 +122,25 @@ class _Streamed(StreamingResponse):
             self._num_sent += len(chunk)
 
 
+def gone(service: Service, file: Mapping[str, Any]) -> Expired:
+    """The store has lost a committed file."""
+    _forget(service, file)
+    return Expired("its bytes are kept no longer", remedy="ask for it again")
+
+
+def _forget(service: Service, file: Mapping[str, Any]) -> None:
+    """Whoever asks for it again has it made again."""
+    service.ledger.forget_takes(str(file["key"]).partition("/")[0], str(file["sha256"]))
+
+
 def _opened(service: Service, file: Mapping[str, Any], size: int) -> BinaryIO:
     try:
         reader = service.store.open(file["key"])
     except NotFound as error:
-        raise Expired("its bytes are kept no longer", remedy="ask for it again") from error
+        raise gone(service, file) from error
     if reader.seek(0, 2) != size:
         reader.close()
+        _forget(service, file)
         raise DamagedAsset(f"{file['key']} does not have its {size} bytes")
     return reader
 

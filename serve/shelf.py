@@ -60,6 +60,7 @@ class LedgerShelf:
         try:
             self.store.fetch(row.key, to)
         except NotFound as error:
+            self._forget(row)
             raise Expired("its bytes are kept no longer", remedy="render it again") from error
 
     def verify(self, row: AssetRow) -> Verified:
@@ -67,8 +68,13 @@ class LedgerShelf:
         try:
             self.store.verify(blob, reread=True)
         except (NotFound, DamagedAsset) as error:
+            self._forget(row)
             return Verified(asset=row.asset, size_bytes=row.size_bytes, whole=False, said=error.line())
         return Verified(asset=row.asset, size_bytes=row.size_bytes, whole=True, said=None)
+
+    def _forget(self, row: AssetRow) -> None:
+        """Whoever asks for it again has it made again."""
+        self.ledger.forget_takes(row.key.partition("/")[0], row.asset)
 
     def collect(self, *, older_days: float | None, grace_s: float | None, dry_run: bool) -> Collected:
         usual = rules_of(self.settings)

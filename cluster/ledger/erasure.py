@@ -76,7 +76,7 @@ def erase_job(connection: Connection, job_id: str, *, now_us: int) -> None:
         return
     operations.delete_job(connection, job_id, now_us=now_us)
     retention.sum_up(connection, job_id, before_us=now_us + 1)
-    retention.strip_attempts(connection, [job_id])
+    retention.blank_attempts(connection, [job_id])  # the rows stay: a worker may not have heard yet that it shall stop
     nothing: dict[str, Any] = {
         "params": {},
         "files": null(),

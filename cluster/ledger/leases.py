@@ -60,6 +60,7 @@ RUNNING = (
         attempts_table.c.reserved_nano,
         workers.c.nano_per_hour,
         workers.c.since_us,
+        workers.c.ended_us,
     )
     .join(tasks, tasks.c.id == attempts_table.c.task_id)
     .join(jobs, jobs.c.id == attempts_table.c.job_id)

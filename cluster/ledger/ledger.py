@@ -34,6 +34,7 @@ from cluster.ledger import (
     money,
     moves,
     operations,
+    questions,
     recount,
     retention,
     shares,
@@ -409,6 +410,15 @@ class Ledger:
         """A move of a person. Raises NotFound, IllegalMove."""
         now_us = self.clock.now_us()
         return self._do(lambda c: operations.move_task(c, task_id, how, now_us=now_us, reason=reason), repeatable=False)
+
+    def make_input_again(self, term: int, task_id: str, input_key: str, *, reason: str) -> None:
+        """What an input of a task made is lost: the input is made again, if it can be."""
+        now_us = self.clock.now_us()
+        self._do(lambda c: operations.make_input_again(c, task_id, input_key, now_us=now_us, reason=reason), term)
+
+    def forget_takes(self, tenant: str, sha256: str) -> int:
+        """Nobody is given these bytes as an answer any more: they are gone, or damaged. Returns how many takes."""
+        return self._do(lambda c: questions.forget(c, tenant, sha256))
 
     def move_tasks(
         self, job_id: str, how: Move, *, states: Collection[State], keys: Collection[str] | None = None, reason: str

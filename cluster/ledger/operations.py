@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -70,6 +71,18 @@ def move_task(connection: Connection, task_id: str, how: Move, *, now_us: int, r
     state = _move(connection, batch, task, how, now_us=now_us, reason=reason)
     batch.close()
     return state
+
+
+def make_input_again(connection: Connection, task_id: str, input_key: str, *, now_us: int, reason: str) -> None:
+    """The store has lost what an input of a task made: nobody is given it as an answer, and it is made again if a
+    person could have asked for that."""
+    for made in moves.inputs_of(connection, task_id):
+        if made.key == input_key:
+            tenant = _job(connection, made.job_id).tenant
+            for file in made.files or ():
+                questions.forget(connection, tenant, file["sha256"])
+            with suppress(IllegalMove):
+                move_task(connection, made.id, Move.REOPEN, now_us=now_us, reason=reason)
 
 
 def move_tasks(

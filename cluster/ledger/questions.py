@@ -12,7 +12,23 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, exists, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from cluster.graph import answer_hashes, content_key
 from cluster.ledger.database import padded
@@ -93,6 +109,12 @@ def approve(connection: Connection, tenant: str, task: Row[Any], *, now_us: int)
     """A person has approved what `task` answered: wherever it is the answer, no gate holds it again."""
     same = and_(takes.c.content_key == task.content_key, takes.c.attempt_id == task.attempt_id)
     connection.execute(update(takes).where(takes.c.tenant == tenant, same).values(approved_us=now_us))
+
+
+def forget(connection: Connection, tenant: str, sha256: str) -> int:
+    """The store has lost these bytes: takes that name them answer nothing any more. Returns how many."""
+    names = or_(cast(takes.c.files, Text).contains(sha256), cast(takes.c.result, Text).contains(sha256))
+    return int(connection.execute(delete(takes).where(takes.c.tenant == tenant, names)).rowcount)
 
 
 def _known(connection: Connection, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:

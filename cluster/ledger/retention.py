@@ -113,12 +113,14 @@ def forget_attempts(connection: Connection, before_us: int) -> int:
     )
     query = select(jobs.c.id).where(jobs.c.ended_us < before_us, jobs.c.id.in_(select(a.job_id).where(left)))
     old = list(connection.execute(query.order_by(jobs.c.ended_us).limit(AT_ONCE)).scalars())
-    strip_attempts(connection, old)
+    made_nothing = a.state.not_in((AttemptState.RUNNING.value, AttemptState.SUCCEEDED.value))
+    connection.execute(delete(attempts).where(a.job_id.in_(old), made_nothing))
+    blank_attempts(connection, old)
     return len(old)
 
 
-def strip_attempts(connection: Connection, job_ids: Sequence[str]) -> None:
+def blank_attempts(connection: Connection, job_ids: Sequence[str]) -> None:
+    """What attempts that are over said of themselves goes."""
     a = attempts.c
-    theirs = and_(a.job_id.in_(list(job_ids)), a.state != AttemptState.RUNNING.value)
-    connection.execute(delete(attempts).where(theirs, a.state != AttemptState.SUCCEEDED.value))
-    connection.execute(update(attempts).where(theirs).values(facts=null(), message=null()))
+    over = and_(a.job_id.in_(list(job_ids)), a.state != AttemptState.RUNNING.value)
+    connection.execute(update(attempts).where(over).values(facts=null(), message=null()))

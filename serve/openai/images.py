@@ -37,7 +37,7 @@ from cluster.states import JobState
 from pipelines.recipes import image
 from serve import bodies, clerk, prefer, submission
 from serve.auth import Caller, Generator, Reader, Stopper
-from serve.download import download
+from serve.download import download, gone
 from serve.openai import schemas
 from serve.openai.documents import DOWNLOAD, body_of, bytes_of, headers, reads, refusals
 from serve.openai.models import ready_model
@@ -228,4 +228,4 @@ def _text_of(service: Service, file: dict[str, Any]) -> str:
     try:
         return base64.b64encode(service.store.get(file["key"])).decode()
     except NotFound as error:
-        raise Expired("the bytes of a still are kept no longer", remedy="ask for it again") from error
+        raise gone(service, file) from error

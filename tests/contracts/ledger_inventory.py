@@ -170,3 +170,17 @@ def test_what_live_jobs_and_takes_name_is_needed(desk: LedgerDesk) -> None:
     assert released(desk, job) == [True]
     assert desk.ledger.view(lambda c: inventory.needed(c, "studio", "")) == (set(), None)
     assert desk.ledger.view(lambda c: inventory.needed_by_takes(c, "studio", "")) == (set(), None)
+
+
+def test_a_take_whose_bytes_are_lost_answers_nobody(desk: LedgerDesk) -> None:
+    made(desk, "a")
+    made(desk, "b")
+    assert desk.state(desk.submit(task("a")), "a") is State.SUCCEEDED
+    assert desk.ledger.forget_takes("rival", SHA) == 0
+    assert desk.ledger.forget_takes("studio", file("y")["sha256"]) == 0
+    assert desk.ledger.forget_takes("studio", SHA) == 2
+    again = desk.submit(task("a"))
+    assert desk.state(again, "a") is State.READY
+    desk.run(again, "a", files=[file("x")])
+    assert desk.state(desk.submit(task("a")), "a") is State.SUCCEEDED
+    desk.check()

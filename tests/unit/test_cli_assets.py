@@ -81,7 +81,10 @@ def test_files_are_listed_fetched_and_verified(home: Home, tmp_path: Path) -> No
     path = tmp_path / "store" / rows[0]["key"]
     path.chmod(0o644)
     path.write_bytes(b"spoilt")
+    spoilt = next(word for word in home.jobs if sha(word) == rows[0]["asset"])
+    assert home.desk.state(home.desk.submit(task(spoilt)), spoilt) == "succeeded"
     assert [row["whole"] for row in home.rows("assets", "verify", code=1)] == [False, True]
+    assert home.desk.state(home.desk.submit(task(spoilt)), spoilt) == "ready"
     assert home("assets", "verify", rows[1]["asset"]) == f"1 file, {rows[1]['size_bytes']} bytes: all whole\n"
     path.unlink()
     assert home("assets", "verify", code=1).splitlines()[-1].endswith("1 damaged or gone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from actors.contract import Bench, Json, Made, MadeFile, Outcome, Report, WorkerFacts
 from actors.worker import Worker
+from cluster import retention
 from cluster.assets import Receipt, ReceiptFile
 from cluster.errors import InvalidSpec, OutOfMemory, StaleTerm, StoreUnavailable, Unavailable
 from cluster.graph import TaskSpec
@@ -345,3 +347,87 @@ def test_children_that_the_job_cannot_take_kill_the_expansion_and_not_the_worker
     farm.work_until_over(job_id, farm.worker(Engine(children=circle)))
     assert by_key(farm, job_id)["expand"]["state"] == State.DEAD
     assert "cycle" in by_key(farm, job_id)["expand"]["reason"]
+
+
+# A tenant who goes while their work runs
+
+
+def test_a_worker_outlives_the_tenant_for_whom_it_works(farm: InProcessFarm) -> None:
+    started = threading.Event()
+
+    def endless(bench: Bench) -> None:
+        while bench.order.tenant == "studio":
+            bench.progress("denoise", 1, 10)
+            started.set()
+            threading.Event().wait(0.01)
+
+    job_id = submit(farm, task("a"))
+    worker, thread = run_in_background(farm, Engine(endless))
+    assert started.wait(10)
+    retention.erase(farm.ledger, farm.store, "studio")
+    later, _ = farm.ledger.submit(JobSpec(recipe="tests", title="test", spec={}, tenant="rival"), [task("b")])
+    farm.wait_for(lambda: farm.ledger.job(later).over)
+    worker.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [row["ended_us"] is None for row in farm.ledger.workers()] == [False]
+    assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["canceled"]
+    assert farm.ledger.flaws() == []
+
+
+def test_what_was_uploaded_for_a_tenant_who_has_gone_is_thrown_away(farm: InProcessFarm) -> None:
+    submit(farm, task("a"))
+    worker = joined(farm)
+    order = farm.desk.lease(worker.id, "r")
+    assert order is not None
+    blob = farm.store.put_blob("studio", b"done", media_type="text/plain")
+    file = ReceiptFile.of("take.txt", blob)
+    receipt = Receipt(attempt_id=order.attempt_id, task_id=order.task_id, epoch=order.epoch, files=(file,))
+    key = put_receipt(farm.store, "studio", receipt)
+    retention.erase(farm.ledger, farm.store, "studio")
+    assert farm.desk.report(report_of(order.task_id, order.attempt_id, order.epoch, worker.id, key)) == "superseded"
+    assert farm.ledger.flaws() == []
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_an_attempt_that_the_ledger_has_forgotten_is_told_to_stop(farm: InProcessFarm, outcome: Outcome) -> None:
+    job_id = submit(farm, task("a"), task("b", params={"n": 1}))
+    worker = joined(farm)
+    orders = [farm.desk.lease(worker.id, request) for request in ("r1", "r2")]
+    farm.ledger.cancel_job(job_id)
+    assert farm.ledger.forget_attempts(farm.clock.now_us() + 1) == 1
+    reported = orders[0]
+    assert reported is not None
+    late = Receipt(attempt_id=reported.attempt_id, task_id=reported.task_id, epoch=reported.epoch, files=())
+    report = report_of(
+        reported.task_id, reported.attempt_id, reported.epoch, worker.id, put_receipt(farm.store, "studio", late)
+    )
+    assert farm.desk.report(replace(report, outcome=outcome)) == "superseded"
+    farm.desk.leave(worker.id, died=True)
+    assert [row["ended_us"] is None for row in farm.ledger.workers()] == [False]
+    farm.desk.ask(farm.desk.dispatcher.tick())
+    assert farm.ledger.flaws() == []
+
+
+# Bytes that the store has lost
+
+
+@pytest.mark.parametrize("lost", ["gone", "damaged"])
+def test_an_input_that_the_store_has_lost_is_made_again(farm: InProcessFarm, lost: str) -> None:
+    def reads(bench: Bench) -> None:
+        if bench.order.key == "b":
+            bench.fetch("a", "take.txt")
+
+    engine = Engine(reads)
+    first = submit(farm, task("a"))
+    farm.work_until_over(first, farm.worker(engine))
+    path = farm.home / "store" / by_key(farm, first)["a"]["files"][0]["key"]
+    path.unlink()
+    if lost == "damaged":
+        path.write_bytes(b"spoilt")
+    second = submit(farm, task("a"), task("b", "a", params={"n": 2}))
+    assert by_key(farm, second)["a"]["state"] == State.SUCCEEDED
+    farm.work_until_over(second, farm.worker(engine))
+    assert engine.orders == ["a", "b", "a", "b"]
+    assert farm.ledger.job(second).state is JobState.SUCCEEDED
+    assert farm.ledger.flaws() == []

@@ -15,11 +15,13 @@ from actors.contract import Beat, Bench, Json, Made, MadeFile, Order, Outcome, R
 from actors.preemption import Running, victims
 from actors.watchdog import Bounds
 from actors.worker import Worker
-from cluster.assets import checkpoint_key
+from cluster.assets import Receipt, ReceiptFile, checkpoint_key
 from cluster.errors import DamagedCheckpoint, FailureClass, StoreUnavailable, WorkerLost
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, State
+from cluster.store.directory import DirectoryStore
+from cluster.store.port import put_receipt
 from tests.farm import InProcessFarm, in_process_farm
 
 
@@ -417,4 +419,60 @@ def test_nobody_pays_for_the_hours_after_a_farm_was_killed(farm: InProcessFarm) 
     assert row["ended_us"] <= alive_us
     assert farm.ledger.spent(worker_id=worker.id).held_s == pytest.approx((alive_us - row["spawned_us"]) / 1e6)
     assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["lost"]
+    assert farm.ledger.flaws() == []
+
+
+# A store that is away
+
+
+class HangingStore(DirectoryStore):
+    """Answers nobody who reads until it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.answers = threading.Event()
+
+    def get(self, key: str) -> bytes:
+        assert self.answers.wait(60)
+        return super().get(key)
+
+
+def test_a_store_that_hangs_holds_up_no_tick_and_nobody_pays_for_a_dead_worker(tmp_path: Path) -> None:
+    store = HangingStore(tmp_path / "store")
+    with in_process_farm(tmp_path, lease_s=0.3, store=store) as farm:
+        job_id = submit(farm, task())
+        worker = joined(farm)
+        leased(farm, worker)
+        farm.wait_for(lambda: farm.ledger.workers()[0]["ended_us"] is not None)
+        assert only(farm, job_id)["state"] == State.RUNNING
+        store.answers.set()
+        farm.wait_for(lambda: only(farm, job_id)["state"] == State.READY)
+        (row,) = farm.ledger.workers()
+        assert farm.ledger.spent(worker_id=worker.id).held_s == (row["ended_us"] - row["spawned_us"]) / 1e6
+        assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["lost"]
+        assert farm.ledger.flaws() == []
+
+
+def test_nobody_pays_for_a_dead_worker_while_the_store_is_away(
+    farm: InProcessFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(key: str) -> bytes:
+        raise StoreUnavailable("away")
+
+    job_id = submit(farm, task())
+    worker = joined(farm)
+    order = leased(farm, worker)
+    blob = farm.store.put_blob("studio", b"done", media_type="text/plain")
+    file = ReceiptFile.of("take.txt", blob)
+    put_receipt(
+        farm.store,
+        "studio",
+        Receipt(attempt_id=order.attempt_id, task_id=order.task_id, epoch=order.epoch, files=(file,)),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(farm.store, "get", away)
+        farm.desk.leave(worker.id, died=True)
+        assert farm.ledger.workers()[0]["ended_us"] is not None
+    farm.desk.leave(worker.id, died=True)
+    assert only(farm, job_id)["state"] == State.SUCCEEDED
     assert farm.ledger.flaws() == []

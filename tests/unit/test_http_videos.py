@@ -184,6 +184,8 @@ def test_bytes_that_the_store_has_lost_are_gone_and_nothing_else(working: Workin
     sha256 = hashlib.sha256(sheet.content).hexdigest()
     working.farm.store.delete(blob_key("studio", sha256))
     assert [ask(variant).status_code for variant in ("video", "spritesheet", "thumbnail")] == [410, 410, 200]
+    video = working.desk.openai().videos.create_and_poll(prompt=BOAT, extra_body={"seed": 99}, poll_interval_ms=20)
+    assert ask("video").status_code == 200
 
 
 def test_the_client_pages_through_a_list_and_deletes(desk: FrontDesk):
