@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, select
 
 from cluster.ledger.schema import attempts, jobs
-from cluster.states import AttemptState
 
 
 def tenants(connection: Connection) -> list[str]:
@@ -18,6 +17,8 @@ def tenants(connection: Connection) -> list[str]:
 def over(connection: Connection, attempt_ids: Sequence[str], *, before_us: int) -> dict[str, bool]:
     """Those of the attempts that ended before then, by id, and whether each was committed."""
     rows = connection.execute(
-        select(attempts.c.id, attempts.c.state).where(attempts.c.id.in_(attempt_ids), attempts.c.ended_us < before_us)
+        select(attempts.c.id, attempts.c.receipt_key).where(
+            attempts.c.id.in_(attempt_ids), attempts.c.ended_us < before_us
+        )
     )
-    return {row.id: row.state == AttemptState.SUCCEEDED.value for row in rows}
+    return {row.id: row.receipt_key is not None for row in rows}

@@ -108,13 +108,11 @@ def forget_attempts(connection: Connection, before_us: int) -> int:
     Some of them, the oldest first; returns how many jobs that was. Their cost lines stay.
     """
     a = attempts.c
-    left = and_(
-        a.state != AttemptState.RUNNING.value, or_(a.state != AttemptState.SUCCEEDED.value, a.facts.is_not(None))
-    )
+    over, made_nothing = a.state != AttemptState.RUNNING.value, a.receipt_key.is_(None)
+    left = and_(over, or_(made_nothing, a.facts.is_not(None)))
     query = select(jobs.c.id).where(jobs.c.ended_us < before_us, jobs.c.id.in_(select(a.job_id).where(left)))
     old = list(connection.execute(query.order_by(jobs.c.ended_us).limit(AT_ONCE)).scalars())
-    made_nothing = a.state.not_in((AttemptState.RUNNING.value, AttemptState.SUCCEEDED.value))
-    connection.execute(delete(attempts).where(a.job_id.in_(old), made_nothing))
+    connection.execute(delete(attempts).where(a.job_id.in_(old), over, made_nothing))
     blank_attempts(connection, old)
     return len(old)
 

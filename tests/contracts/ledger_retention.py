@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import select, update
 
 from cluster.errors import DamagedLedger, NotFound
-from cluster.ledger import erasure, inventory, retention, schema
+from cluster.ledger import erasure, inventory, remains, retention, schema
 from cluster.ledger.hooks import HookSpec
 from cluster.ledger.keys import KeySpec, Scope
+from cluster.ledger.leases import Answer
 from cluster.ledger.replay import SUMMARY
 from cluster.states import Move, State
 from tests.ledger_desk import LedgerDesk, brief, file, task
@@ -110,6 +111,21 @@ def test_attempts_that_made_nothing_go_and_the_bill_stays(desk: LedgerDesk) -> N
     assert desk.ledger.spent() == cost
     desk.check()
     assert summed(desk, job)
+    desk.check()
+
+
+def test_an_attempt_that_was_lost_and_found_made_what_is_left(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"))
+    found = desk.lease(job, "a")
+    desk.clock.advance(1)
+    desk.lose(found)
+    assert desk.commit(found) is Answer.ACCEPTED
+    desk.clock.advance(1)
+    now_us = desk.clock.now_us()
+    assert desk.ledger.view(lambda c: remains.over(c, [found.attempt_id], before_us=now_us)) == {found.attempt_id: True}
+    assert desk.ledger.forget_attempts(now_us) == 1
+    assert desk.ledger.forget_attempts(now_us) == 0
+    assert [a["receipt_key"] for a in desk.ledger.attempts(job)] == [desk.task(job, "a")["receipt_key"]]
     desk.check()
 
 
