@@ -68,6 +68,18 @@ def doomed_takes(connection: Connection, tenant: str, job_ids: Collection[str]) 
     return {*connection.execute(used).scalars()} - {*connection.execute(elsewhere).scalars()}
 
 
+def receipts_in_use(connection: Connection, receipt_keys: Sequence[str]) -> set[str]:
+    """Those of them that a take names, or a task of a job that has its files."""
+    found = set[str]()
+    for first in range(0, len(receipt_keys), 5_000):  # databases bound the parameters of a statement
+        asked = receipt_keys[first : first + 5_000]
+        of_tasks = select(tasks.c.receipt_key).join(jobs, jobs.c.id == tasks.c.job_id)
+        of_tasks = of_tasks.where(jobs.c.released_us.is_(None), tasks.c.receipt_key.in_(asked))
+        found |= {*connection.execute(select(takes.c.receipt_key).where(takes.c.receipt_key.in_(asked))).scalars()}
+        found |= {*connection.execute(of_tasks).scalars()}
+    return found
+
+
 def unsummed(connection: Connection, before_us: int, *, tenant: str | None = None) -> list[str]:
     """Jobs that ended before then and whose events are all there: some of them."""
     first = and_(events_table.c.job_id == jobs.c.id, events_table.c.seq == 1, events_table.c.kind != SUMMARY)
