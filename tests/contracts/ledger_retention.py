@@ -7,8 +7,10 @@ import json
 import pytest
 from sqlalchemy import select, update
 
+from cluster.budgets import BudgetSpec
+from cluster.budgets import Scope as Over
 from cluster.errors import DamagedLedger, NotFound
-from cluster.ledger import erasure, inventory, remains, retention, schema
+from cluster.ledger import budgets, erasure, inventory, remains, retention, schema
 from cluster.ledger.hooks import HookSpec
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.leases import Answer
@@ -169,6 +171,18 @@ def test_of_a_tenant_who_goes_nothing_is_left_but_the_bill(desk: LedgerDesk) -> 
     desk.check()
     with pytest.raises(NotFound):
         desk.ledger.erase_job("job_none")
+
+
+def test_budgets_of_a_tenant_who_goes_go_with_them(desk: LedgerDesk) -> None:
+    gone, stays = (
+        desk.ledger.set_budget(BudgetSpec(tenant=tenant, scope=Over.TENANT, cap_nano=10**9))
+        for tenant in ("rival", "studio")
+    )
+    desk.ledger.forget_tenant("rival")
+    assert [budget.id for budget in desk.ledger.budgets()] == [stays.id]
+    logs = [desk.ledger.view(lambda c, of=of: budgets.history(c, of.id)) for of in (gone, stays)]
+    assert [len(log) for log in logs] == [0, 1]
+    desk.check()
 
 
 def test_assets_of_nobody_are_forgotten_with_the_tenant_alone(desk: LedgerDesk) -> None:
