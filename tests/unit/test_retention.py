@@ -69,7 +69,9 @@ def test_a_job_whose_events_convict_the_farm_keeps_nothing_else_of_a_tenant_who_
     store, events = DirectoryStore(tmp_path / "store"), schema.events
     damaged, other = desk.submit(task("a"), title="secret"), desk.submit(task("b"), title="secret")
     desk.run(damaged, "a")
-    desk.ledger.view(lambda c: c.execute(update(events).where(events.c.job_id == damaged).values(epoch=1)))
+    desk.ledger.database.transaction(
+        lambda c: c.execute(update(events).where(events.c.job_id == damaged).values(epoch=1))
+    )
     store.put_blob("studio", b"a picture", media_type="text/plain")
     with pytest.raises(DamagedLedger, match=r"1 of their jobs: .*epochs grow"):
         retention.erase(desk.ledger, store, "studio")
