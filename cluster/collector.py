@@ -1,6 +1,6 @@
 """The collection of what nobody needs any more: files of jobs that failed or were deleted long ago, and stray blobs.
 
-One run, of one tenant after the other: expired jobs are released (their receipts, checkpoints and takes go), what no
+One run, of one tenant after the other: expired jobs are released (their takes, receipts and checkpoints go), what no
 other job and no take names is marked, and what an earlier run marked long enough ago is claimed and removed. Any number
 of runs at once, and commits beside them, lose nothing; see `cluster.ledger.inventory`. Source: section 8 of the design.
 """
@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster import faults
-from cluster.assets import attempts_prefix, blob_key, sha256_of_key
+from cluster.assets import attempts_prefix, blob_key, receipt_key, sha256_of_key
 from cluster.errors import NotFound
 from cluster.ledger import inventory, retention
 from cluster.ledger.ledger import Ledger
@@ -83,8 +83,8 @@ class Collector:
         before_us = 0 if rules.kept_s is None else began_us - round(rules.kept_s * 1e6)
         expired = self._ledger.view(lambda c: retention.expired(c, tenant, before_us)) if before_us > 0 else []
         if not dry_run:
-            for job_id in expired:
-                self._release(tenant, job_id, before_us)
+            expired = [job_id for job_id in expired if self._ledger.release_job(job_id, before_us=before_us)]
+            self._clear(tenant, expired)
             self._ledger.drop_assets(tenant)
         needed = self._needed(tenant, expired if dry_run else [])
         marking, marked, due = dict[str, int](), dict[str, int](), dict[str, int]()
@@ -120,12 +120,16 @@ class Collector:
             removed_bytes=sum(sizes[sha] for sha in due),
         )
 
-    def _release(self, tenant: str, job_id: str, before_us: int) -> None:
-        """The receipts and checkpoints first: after a crash in between it is released by the next run."""
-        for attempt in self._ledger.attempts(job_id):
-            for key in list(self._store.list(attempts_prefix(tenant, attempt["id"]))):
-                self._store.delete(key)
-        self._ledger.release_job(job_id, before_us=before_us)
+    def _clear(self, tenant: str, released: Sequence[str]) -> None:
+        """Receipts and checkpoints of jobs that nobody can open again, but for receipts that others took answers of.
+        What is left after a crash goes with what attempts left, in the sweep."""
+        ids = [attempt["id"] for job_id in released for attempt in self._ledger.attempts(job_id)]
+        receipts = [receipt_key(tenant, attempt_id) for attempt_id in ids]
+        kept = self._ledger.view(lambda c: retention.receipts_in_use(c, receipts))
+        for attempt_id in ids:
+            for key in list(self._store.list(attempts_prefix(tenant, attempt_id))):
+                if key not in kept:
+                    self._store.delete(key)
 
     def _needed(self, tenant: str, without: Sequence[str]) -> set[str]:
         """Page by page: what is committed meanwhile is in use since then, and is not marked."""

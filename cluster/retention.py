@@ -79,12 +79,20 @@ def look_at(ledger: Ledger, store: Store, tenant: str) -> Leaving:
 
 def erase(ledger: Ledger, store: Store, tenant: str) -> Leaving:
     """Their work is stopped, their bytes and all that they wrote are gone; their bill stays. Again is fine: then what a
-    worker put meanwhile goes too. Returns what there was. Raises StoreUnavailable, LedgerUnavailable, DamagedLedger."""
+    worker put meanwhile goes too. Returns what there was. Raises StoreUnavailable, LedgerUnavailable; DamagedLedger,
+    once all else is gone, for a job whose events convict the farm: its rows are kept, as evidence."""
     was = look_at(ledger, store, tenant)
+    kept = list[str]()
     for job_id in ledger.close_tenant(tenant):
-        ledger.erase_job(job_id)
+        try:
+            ledger.erase_job(job_id)
+        except DamagedLedger as error:
+            ledger.delete_job(job_id)
+            kept.append(error.line())
     for key in list(store.list(f"{tenant}/")):
         store.delete(key)
     ledger.forget_tenant(tenant)
+    if kept:
+        raise DamagedLedger(f"all of {tenant} is gone but {len(kept)} of their jobs: {kept[0]}")
     say(log, "A tenant was erased.", action="tenant.erased", tenant=tenant, jobs=was.ledger.jobs)
     return was

@@ -34,6 +34,8 @@ class Trouble:
     """The server is told of no checksum and of no condition, and answers none: as one that knows neither."""
     lost: Callable[[str, str], bool] = lambda method, path: False
     """The server does it; nobody hears of it."""
+    refused: Callable[[str, str], bytes | None] = lambda method, path: None
+    """The server hears nothing of it; the answer is a status and a code, as in `b"409 Conflict"`."""
     damaged: Callable[[str, str], bool] = lambda method, path: False
     """A bit of what is written is turned over on its way."""
     authorized: list[str] = field(default_factory=list)
@@ -76,6 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
         if trouble.errs():
             trouble.strikes("error")
             self._answer(503, [("content-type", "application/xml")], SLOW_DOWN)
+            return
+        if refusal := trouble.refused(method, self.path):
+            status, code = refusal.split()
+            said = b"<?xml version='1.0'?><Error><Code>" + code + b"</Code></Error>"
+            self._answer(int(status), [("content-type", "application/xml")], said)
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection", "expect")}
         changed = self._deafened(headers) if trouble.deaf else False

@@ -15,6 +15,8 @@ from cluster.ledger import events, operations, retention
 from cluster.ledger.schema import (
     api_keys,
     assets,
+    budget_events,
+    budgets,
     cost_lines,
     films,
     jobs,
@@ -99,6 +101,9 @@ def erase_job(connection: Connection, job_id: str, *, now_us: int) -> None:
 
 
 def forget(connection: Connection, tenant: str) -> None:
-    """What answered their questions, and the rows of what their bytes were: these are gone by now."""
+    """Their budgets, what answered their questions, and the rows of what their bytes were: these are gone by now."""
+    theirs = select(budgets.c.id).where(budgets.c.tenant == tenant)
+    connection.execute(delete(budget_events).where(budget_events.c.budget_id.in_(theirs)))
+    connection.execute(delete(budgets).where(budgets.c.tenant == tenant))
     connection.execute(delete(takes).where(takes.c.tenant == tenant))
     connection.execute(delete(assets).where(assets.c.tenant == tenant))

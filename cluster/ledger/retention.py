@@ -68,6 +68,18 @@ def doomed_takes(connection: Connection, tenant: str, job_ids: Collection[str]) 
     return {*connection.execute(used).scalars()} - {*connection.execute(elsewhere).scalars()}
 
 
+def receipts_in_use(connection: Connection, receipt_keys: Sequence[str]) -> set[str]:
+    """Those of them that a take names, or a task of a job that has its files."""
+    found = set[str]()
+    for first in range(0, len(receipt_keys), 5_000):  # databases bound the parameters of a statement
+        asked = receipt_keys[first : first + 5_000]
+        of_tasks = select(tasks.c.receipt_key).join(jobs, jobs.c.id == tasks.c.job_id)
+        of_tasks = of_tasks.where(jobs.c.released_us.is_(None), tasks.c.receipt_key.in_(asked))
+        found |= {*connection.execute(select(takes.c.receipt_key).where(takes.c.receipt_key.in_(asked))).scalars()}
+        found |= {*connection.execute(of_tasks).scalars()}
+    return found
+
+
 def unsummed(connection: Connection, before_us: int, *, tenant: str | None = None) -> list[str]:
     """Jobs that ended before then and whose events are all there: some of them."""
     first = and_(events_table.c.job_id == jobs.c.id, events_table.c.seq == 1, events_table.c.kind != SUMMARY)
@@ -108,13 +120,11 @@ def forget_attempts(connection: Connection, before_us: int) -> int:
     Some of them, the oldest first; returns how many jobs that was. Their cost lines stay.
     """
     a = attempts.c
-    left = and_(
-        a.state != AttemptState.RUNNING.value, or_(a.state != AttemptState.SUCCEEDED.value, a.facts.is_not(None))
-    )
+    over, made_nothing = a.state != AttemptState.RUNNING.value, a.receipt_key.is_(None)
+    left = and_(over, or_(made_nothing, a.facts.is_not(None)))
     query = select(jobs.c.id).where(jobs.c.ended_us < before_us, jobs.c.id.in_(select(a.job_id).where(left)))
     old = list(connection.execute(query.order_by(jobs.c.ended_us).limit(AT_ONCE)).scalars())
-    made_nothing = a.state.not_in((AttemptState.RUNNING.value, AttemptState.SUCCEEDED.value))
-    connection.execute(delete(attempts).where(a.job_id.in_(old), made_nothing))
+    connection.execute(delete(attempts).where(a.job_id.in_(old), over, made_nothing))
     blank_attempts(connection, old)
     return len(old)
 

@@ -79,6 +79,8 @@ class S3Store:
             there = self._is_sound(blob, rehash=rehash)
             if there is None and not self._publish(blob.key, reader, digest, media_type, once=True):
                 there = self._is_sound(blob, rehash=rehash)  # by another writer, or by a try that nobody heard of
+                if there is None:
+                    raise StoreUnavailable(f"{blob.key} was taken, and is not there")
             if there is False:  # damaged at rest: the bytes in hand are what the key names
                 self._publish(blob.key, reader, digest, media_type, once=False)
         return blob
@@ -93,7 +95,11 @@ class S3Store:
         if not taken:
             digest = digest_of(io.BytesIO(data), len(data))
             taken = not self._publish(key, io.BytesIO(data), digest, "application/octet-stream", once=True)
-        if (taken or not conditional) and self.get(key) != data:
+        try:
+            differs = (taken or not conditional) and self.get(key) != data
+        except NotFound as error:
+            raise StoreUnavailable(f"{key} was taken, and is not there") from error
+        if differs:
             raise WrittenOnce(f"{key} has been written with other bytes")
 
     @faults.at("store.get")

@@ -38,7 +38,8 @@ OLD_KEYS = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "ExpiredToke
 ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 FULL = {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "NoSpaceLeft", "507"}
 DAMAGED_ON_ITS_WAY = {"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
-TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+TAKEN = {"PreconditionFailed", "412"}
+"""Of a conditional write. A 409 is none of them: another write of the key is under way, and may come to nothing."""
 NO_KEY = {"NoSuchKey", "404", "NoSuchUpload"}
 
 

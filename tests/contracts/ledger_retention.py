@@ -7,10 +7,13 @@ import json
 import pytest
 from sqlalchemy import select, update
 
+from cluster.budgets import BudgetSpec
+from cluster.budgets import Scope as Over
 from cluster.errors import DamagedLedger, NotFound
-from cluster.ledger import erasure, inventory, retention, schema
+from cluster.ledger import budgets, erasure, inventory, remains, retention, schema
 from cluster.ledger.hooks import HookSpec
 from cluster.ledger.keys import KeySpec, Scope
+from cluster.ledger.leases import Answer
 from cluster.ledger.replay import SUMMARY
 from cluster.states import Move, State
 from tests.ledger_desk import LedgerDesk, brief, file, task
@@ -113,6 +116,21 @@ def test_attempts_that_made_nothing_go_and_the_bill_stays(desk: LedgerDesk) -> N
     desk.check()
 
 
+def test_an_attempt_that_was_lost_and_found_made_what_is_left(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"))
+    found = desk.lease(job, "a")
+    desk.clock.advance(1)
+    desk.lose(found)
+    assert desk.commit(found) is Answer.ACCEPTED
+    desk.clock.advance(1)
+    now_us = desk.clock.now_us()
+    assert desk.ledger.view(lambda c: remains.over(c, [found.attempt_id], before_us=now_us)) == {found.attempt_id: True}
+    assert desk.ledger.forget_attempts(now_us) == 1
+    assert desk.ledger.forget_attempts(now_us) == 0
+    assert [a["receipt_key"] for a in desk.ledger.attempts(job)] == [desk.task(job, "a")["receipt_key"]]
+    desk.check()
+
+
 def words(desk: LedgerDesk) -> str:
     """Everything that the ledger says, but for its keys to what it says."""
     tables = [t for t in schema.metadata.sorted_tables if t.name not in ("shows", "workers", "worker_events")]
@@ -153,6 +171,18 @@ def test_of_a_tenant_who_goes_nothing_is_left_but_the_bill(desk: LedgerDesk) -> 
     desk.check()
     with pytest.raises(NotFound):
         desk.ledger.erase_job("job_none")
+
+
+def test_budgets_of_a_tenant_who_goes_go_with_them(desk: LedgerDesk) -> None:
+    gone, stays = (
+        desk.ledger.set_budget(BudgetSpec(tenant=tenant, scope=Over.TENANT, cap_nano=10**9))
+        for tenant in ("rival", "studio")
+    )
+    desk.ledger.forget_tenant("rival")
+    assert [budget.id for budget in desk.ledger.budgets()] == [stays.id]
+    logs = [desk.ledger.view(lambda c, of=of: budgets.history(c, of.id)) for of in (gone, stays)]
+    assert [len(log) for log in logs] == [0, 1]
+    desk.check()
 
 
 def test_assets_of_nobody_are_forgotten_with_the_tenant_alone(desk: LedgerDesk) -> None:

@@ -218,6 +218,22 @@ def test_a_lost_acknowledgement_of_a_write_is_no_second_write(shaky: Place, trou
     store.verify(blob, reread=True)
 
 
+@pytest.mark.parametrize("refusal", [b"409 ConditionalRequestConflict", b"412 PreconditionFailed"])
+def test_a_key_that_is_said_to_be_taken_and_is_not_there_is_written_again(
+    shaky: Place, trouble: Trouble, refusal: bytes
+) -> None:
+    store = S3Store(shaky)
+    store.capabilities()
+    trouble.refused = lambda method, path: refusal if method == "PUT" else None
+    with pytest.raises(StoreUnavailable):
+        store.put_blob("acme", b"bytes", media_type="text/plain")
+    with pytest.raises(StoreUnavailable):
+        store.put_once("acme/attempts/a1/receipt.json", b"{}")
+    trouble.refused = lambda method, path: None
+    store.verify(store.put_blob("acme", b"bytes", media_type="text/plain"), reread=True)
+    store.put_once("acme/attempts/a1/receipt.json", b"{}")
+
+
 @pytest.mark.parametrize("num_bytes", [100_000, PART_BYTES + 3], ids=["whole", "in parts"])
 def test_bytes_that_are_damaged_on_their_way_are_refused_by_the_server(
     shaky: Place, trouble: Trouble, s3_server: SeaweedFS, num_bytes: int

@@ -14,14 +14,16 @@ import pytest
 
 from cluster import collector as collection
 from cluster import faults
-from cluster.assets import Blob, ReceiptFile, checkpoint_key, derived_key
+from cluster.assets import Blob, ReceiptFile, checkpoint_key, derived_key, receipt_key
 from cluster.collector import Collector, Found, Rules
-from cluster.errors import DamagedAsset, NotFound, Unavailable
+from cluster.errors import DamagedAsset, FailureClass, NotFound, Unavailable
 from cluster.faults import Action, Fault
 from cluster.ledger import inventory
 from cluster.ledger.leases import Answer
 from cluster.ledger.outcomes import Sight
+from cluster.states import Move
 from cluster.store.directory import DirectoryStore
+from cluster.sweeper import sweep
 from tests.farm import in_process_farm
 from tests.ledger_desk import Leased, LedgerDesk, brief, task
 from tests.quick_engine import QuickEngine
@@ -85,6 +87,53 @@ def test_files_of_a_deleted_job_go_after_the_grace_and_those_of_others_stay(desk
     assert desk.collect(rules) == Found(removed=1, removed_bytes=9)
     assert list(desk.store.list("studio/assets/")) == [desk.task(stays, "b")["files"][0]["key"]]
     assert not desk.store.exists(sheet)
+    desk.check()
+
+
+def receipt(desk: Desk, leased: Leased) -> str:
+    """Its key, once it is in the store."""
+    key = receipt_key("studio", leased.attempt_id)
+    desk.store.put_once(key, b"{}")
+    return key
+
+
+def test_a_receipt_stays_for_as_long_as_somebody_who_took_its_answer(desk: Desk) -> None:
+    failed = desk.submit(task("a"), task("b"))
+    kept = receipt(desk, desk.run(failed, "a", files=[receipt_file(desk.put("a picture"))]))
+    doomed = desk.lease(failed, "b")
+    gone = receipt(desk, doomed)
+    desk.fail(doomed, FailureClass.INPUT)
+    took = desk.submit(task("a"))
+    assert desk.task(took, "a")["receipt_key"] == kept
+    desk.collect()
+    assert (desk.store.exists(kept), desk.store.exists(gone)) == (True, False)
+    desk.ledger.delete_job(took)
+    desk.collect()
+    desk.clock.advance(1)
+    swept = sweep(desk.ledger, desk.store, uploads_kept_s=1.0, remains_kept_s=0.0)
+    assert (swept.receipts, desk.store.exists(kept)) == (1, False)
+    desk.check()
+
+
+def test_what_is_opened_again_while_a_collection_runs_keeps_what_it_saved(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [desk.submit(task(key)) for key in ("a", "b")]
+    for job, key in zip(jobs, ("a", "b"), strict=True):
+        desk.fail(desk.lease(job, key), FailureClass.INPUT)
+    release, saved = desk.ledger.release_job, list[str]()
+
+    def retried_meanwhile(job: str, *, before_us: int) -> bool:
+        if not saved:
+            other, key = (jobs[1], "b") if job == jobs[0] else (jobs[0], "a")
+            desk.move(other, key, Move.REOPEN)
+            saved.append(checkpoint_key("studio", desk.lease(other, key).attempt_id, 3))
+            desk.store.put_once(saved[0], b"half a denoise")
+        return release(job, before_us=before_us)
+
+    monkeypatch.setattr(desk.ledger, "release_job", retried_meanwhile)
+    assert desk.collect().jobs == 1
+    assert desk.store.exists(saved[0])
     desk.check()
 
 

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from cluster import retention
+from cluster.errors import DamagedLedger
+from cluster.ledger import schema
 from cluster.ledger.replay import SUMMARY
 from cluster.settings import Settings
 from cluster.store.directory import DirectoryStore
@@ -57,3 +61,19 @@ def test_what_is_older_than_the_settings_say_goes(desk: LedgerDesk, tmp_path: Pa
     again = done(desk, tmp_path, **kept)
     assert again["forget"] == {"events_of": 0, "attempts_of": 0}
     desk.check()
+
+
+def test_a_job_whose_events_convict_the_farm_keeps_nothing_else_of_a_tenant_who_goes(
+    desk: LedgerDesk, tmp_path: Path
+) -> None:
+    store, events = DirectoryStore(tmp_path / "store"), schema.events
+    damaged, other = desk.submit(task("a"), title="secret"), desk.submit(task("b"), title="secret")
+    desk.run(damaged, "a")
+    desk.ledger.database.transaction(
+        lambda c: c.execute(update(events).where(events.c.job_id == damaged).values(epoch=1))
+    )
+    store.put_blob("studio", b"a picture", media_type="text/plain")
+    with pytest.raises(DamagedLedger, match=r"1 of their jobs: .*epochs grow"):
+        retention.erase(desk.ledger, store, "studio")
+    assert list(store.list("studio/")) == []
+    assert (desk.ledger.job(other).title, desk.state(other, "b")) == ("erased", "canceled")
