@@ -263,9 +263,8 @@ def _check_room(connection: Connection, change: Change) -> None:
     }
     answered = questions.answers(connection, spec.tenant, asked.values())
     new_s = sum(task.weight for task in change.graph if asked.get(task.key) not in answered)
-    open_now = tasks.c.state.in_([state.value for state in OPEN])
-    before = select(func.coalesce(func.sum(tasks.c.weight), 0.0)).where(tasks.c.job_id == change.of_job, open_now)
-    more_s = new_s - float(connection.execute(before).scalar_one())
+    to_come_s = (change.estimate or {}).get(keys.TO_COME_S, 0.0)
+    more_s = new_s + to_come_s - keys.open_s(connection, s.jobs.c.id == change.of_job)
     if more_s > 0:
         keys.check_room(
             connection,

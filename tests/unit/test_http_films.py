@@ -259,6 +259,15 @@ def test_a_film_is_one_however_often_it_is_asked_for(desk: FrontDesk):
     assert len(desk.ledger.jobs()) == 2
 
 
+def test_a_film_that_is_yet_to_be_written_counts_with_the_takes_to_come(desk: FrontDesk):
+    small = desk.key(in_flight_s=60.0)
+    body = {"logline": "A red boat sails the sea.", "shots": 8, "takes": 4}
+    assert desk.ask("POST", "/v1/films", key=small, json=body).status_code == 200  # what is alone always fits
+    refused = desk.ask("POST", "/v1/films", key=small, json=body | {"seed": 2, "shots": 1, "takes": 1})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert len(desk.ledger.jobs()) == 1
+
+
 def test_what_a_change_adds_has_to_fit_into_what_the_key_may_have_in_flight(desk: FrontDesk):
     small = desk.key(in_flight_s=20.0)
 
