@@ -226,7 +226,8 @@ class Farm:
         began_s, began_us = time.monotonic(), self.ledger.clock.now_us()
         check_out_dir(out)
         film_id = film_named(self.ledger, text)
-        Editor(self.ledger, self.catalog, lambda: self.ledger.view(lambda c: films.read(c, film_id))).again()
+        foretold = Foresight.of_ledger(self.ledger, self.settings).of_graph
+        Editor(self.ledger, self.catalog, lambda: self.ledger.view(lambda c: films.read(c, film_id)), foretold).again()
         job = self.ledger.job(self._newest(film_id))
         brief = film_recipe.Brief.from_json(job.spec)
         return self._see_through(

@@ -284,7 +284,8 @@ def _id(text: str) -> str:
 def editor(service: Service, caller: Caller, film_id: str) -> Editor:
     key = caller.key
     read = reader(service, caller, film_id)
-    return Editor(service.ledger, service.catalog, read, most_in_flight_s=key.in_flight_s, only_show=key.show)
+    limits: dict[str, Any] = {"most_in_flight_s": key.in_flight_s, "only_show": key.show}
+    return Editor(service.ledger, service.catalog, read, service.foretold, **limits)
 
 
 async def found(service: Service, caller: Caller, film_id: str) -> FilmRow:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from actors.contract import Json
 from cluster import media
+from cluster.budgets import BudgetSpec, Scope
 from cluster.errors import LedgerUnavailable
 from tests.cutting_engine import CuttingEngine
 from tests.front_desk import CATALOG, FrontDesk, Working, front_desk
@@ -280,6 +281,22 @@ def test_what_a_change_adds_has_to_fit_into_what_the_key_may_have_in_flight(desk
     refused = ask("PUT", path, script_of(CATALOG, "boat", "star", "moon", "fish", "car"))
     assert refused.status_code == 429
     assert len(look(desk, film)["revisions"]) == 2
+
+
+def test_a_change_is_held_against_the_budget_by_what_it_makes_anew(desk: FrontDesk):
+    film = create(desk, script=script_of(CATALOG, "boat"))
+    path = f"/v1/films/{film['id']}/script"
+    many = script_of(CATALOG, "boat", "star", "moon", "fish", "car")
+    one = desk.ledger.job(film["id"].replace("film_", "job_")).estimate
+    assert one is not None
+    cap = BudgetSpec(tenant="studio", scope=Scope.TENANT, cap_nano=round(2.5 * one["nano"]["p50"]))
+    desk.ledger.set_budget(cap)
+    refused = desk.ask("PUT", path, json=many)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
+    assert desk.ask("PUT", path, json=script_of(CATALOG, "star")).status_code == 200
+    newest = look(desk, film)["revisions"]
+    kept = [desk.ledger.job(revision["job"]).estimate for revision in newest]
+    assert kept[-1] is not None
 
 
 def test_who_was_quicker_is_not_overwritten(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):
