@@ -14,6 +14,7 @@ from cluster.forecast import Before, Crew, Forecast, Kind, Span, Step
 from cluster.graph import TaskSpec
 from cluster.ledger import history, holdings, outcomes
 from cluster.ledger.jobs import TIERS
+from cluster.ledger.keys import TO_COME_S
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.outcomes import Backlog, Outcome
 from cluster.rates import RateCard, load_rate_card, usd
@@ -48,10 +49,11 @@ class Foresight:
             kinds, paces=self.paces, crews=self.crews, unknown=self.unknown, before=_before(self.backlog, role, tier)
         )
 
-    def of_graph(self, graph: Sequence[TaskSpec], *, tier: str) -> Json:
-        """What a job keeps of its estimate at submit."""
-        found = self.forecast(kinds_of(graph), tier=tier)
-        return {"nano": _json(found.nano), "elapsed_s": _json(found.elapsed_s), "held_s": _json(found.held_s)}
+    def of_graph(self, graph: Sequence[TaskSpec], *, tier: str, to_come: Sequence[TaskSpec] = ()) -> Json:
+        """What a job keeps of its estimate at submit; `to_come` is what its expansion will bring."""
+        found = self.forecast(kinds_of([*graph, *to_come]), tier=tier)
+        spans = {"nano": _json(found.nano), "elapsed_s": _json(found.elapsed_s), "held_s": _json(found.held_s)}
+        return spans | ({TO_COME_S: sum(task.weight for task in to_come)} if to_come else {})
 
 
 def estimated(seen: Foresight | None, outcome: Outcome, moving: Sequence[Json] = ()) -> Estimated | None:

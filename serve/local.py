@@ -213,11 +213,11 @@ class Farm:
             recipe=recipe, version=version, title=title[:200], spec=spec, tier="interactive",
             tenant=self.settings.tenant, show=self.settings.show,
         )  # fmt: skip
-        whole = graph
-        if any(task.expands for task in graph):
-            whole = graph + film_recipe.to_come(film_recipe.Brief.from_json(spec), self.catalog)
+        to_come = (
+            film_recipe.to_come(film_recipe.Brief.from_json(spec), self.catalog, graph) if recipe == RECIPE else ()
+        )
         seen = Foresight.of_ledger(self.ledger, self.settings)
-        terms = Terms(estimate=seen.of_graph(whole, tier=job.tier))
+        terms = Terms(estimate=seen.of_graph(graph, tier=job.tier, to_come=to_come))
         film_id = self.ledger.submit_film(job, graph, terms)[0] if recipe == RECIPE else None
         job_id = self.ledger.submit(job, graph, terms)[0] if film_id is None else self._newest(film_id)
         return self._see_through(film_id, job_id, title, out, on_update, expected, began_s, began_us)
@@ -226,7 +226,8 @@ class Farm:
         began_s, began_us = time.monotonic(), self.ledger.clock.now_us()
         check_out_dir(out)
         film_id = film_named(self.ledger, text)
-        Editor(self.ledger, self.catalog, lambda: self.ledger.view(lambda c: films.read(c, film_id))).again()
+        foretold = Foresight.of_ledger(self.ledger, self.settings).of_graph
+        Editor(self.ledger, self.catalog, lambda: self.ledger.view(lambda c: films.read(c, film_id)), foretold).again()
         job = self.ledger.job(self._newest(film_id))
         brief = film_recipe.Brief.from_json(job.spec)
         return self._see_through(

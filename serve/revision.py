@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from actors.catalog import Catalog
+from actors.contract import Json
 from cluster.assets import canonical_json
 from cluster.errors import IllegalMove, InvalidInput, NotFound, NotReady
+from cluster.graph import TaskSpec
 from cluster.ledger import films
 from cluster.ledger.films import Change, Film
 from cluster.ledger.jobs import JobSpec
@@ -24,6 +26,12 @@ TRIES = 5
 DRAWN = frozenset({State.SUCCEEDED, State.IN_REVIEW})
 """States of a take that can be looked at."""
 Task = Mapping[str, Any]
+
+
+class Foretold(Protocol):
+    """What a job keeps of its estimate: `Foresight.of_graph`, by a look that may be of now or of a moment ago."""
+
+    def __call__(self, graph: Sequence[TaskSpec], *, tier: str, to_come: Sequence[TaskSpec]) -> Json: ...
 
 
 def brief_of(film: Film) -> recipe.Brief:
@@ -84,18 +92,20 @@ def film_named(ledger: Ledger, text: str) -> str:
 
 
 class Editor:
-    """Changes one film. `read` is asked for it again if somebody else was quicker."""
+    """Changes one film. `read` is asked for it again if somebody else was quicker, `foretold` for the estimate of what
+    a change makes anew."""
 
     def __init__(
         self,
         ledger: Ledger,
         catalog: Catalog,
         read: Callable[[], Film],
+        foretold: Foretold,
         *,
         most_in_flight_s: float | None = None,
         only_show: str | None = None,
     ) -> None:
-        self._ledger, self._catalog, self._read = ledger, catalog, read
+        self._ledger, self._catalog, self._read, self._foretold = ledger, catalog, read, foretold
         self._limits: dict[str, Any] = {"most_in_flight_s": most_in_flight_s, "only_show": only_show}
 
     def rewrite(self, script: Script) -> bool:
@@ -174,15 +184,19 @@ class Editor:
 
     def _submit(self, film: Film, brief: recipe.Brief, reason: str, approves: str | None = None) -> bool:
         job = film.now.job
-        spec = JobSpec(recipe=RECIPE, version=recipe.VERSION, title=job.title, spec=brief.to_json())
+        asked = JobSpec(recipe=RECIPE, version=recipe.VERSION, title=job.title, spec=brief.to_json())
+        spec, graph = films.same_job(job, asked), recipe.plan(brief, self._catalog)
+        new = self._ledger.view(lambda c: films.unanswered(c, spec, graph))
+        to_come = recipe.to_come(brief, self._catalog, graph)
         self._ledger.revise_film(
             Change(
                 film_id=film.id,
                 of_job=job.id,
                 reason=reason,
-                spec=films.same_job(job, spec),
-                graph=recipe.plan(brief, self._catalog),
+                spec=spec,
+                graph=graph,
                 approved=approves,
+                estimate=self._foretold(new, tier=spec.tier, to_come=to_come),
                 **self._limits,
             )
         )

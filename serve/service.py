@@ -154,11 +154,12 @@ class Service:
         unknown = nobody_yet(self.rates, self.settings, self.ledger.clock.now_us())
         return Foresight(backlog=backlog, paces=self.queue.paces, crews=self.queue.crews, unknown=unknown)
 
-    def foretold(self, graph: Sequence[TaskSpec], *, tier: str) -> Json:
-        """What a job keeps of its estimate at submit. Raises LedgerUnavailable."""
+    def foretold(self, graph: Sequence[TaskSpec], *, tier: str, to_come: Sequence[TaskSpec] = ()) -> Json:
+        """What a job keeps of its estimate at submit, as `Foresight.of_graph`. Raises LedgerUnavailable."""
         paces, crews = self.queue.lore()
         unknown = nobody_yet(self.rates, self.settings, self.ledger.clock.now_us())
-        return Foresight(backlog=NO_QUEUE, paces=paces, crews=crews, unknown=unknown).of_graph(graph, tier=tier)
+        seen = Foresight(backlog=NO_QUEUE, paces=paces, crews=crews, unknown=unknown)
+        return seen.of_graph(graph, tier=tier, to_come=to_come)
 
     def foresight_now(self) -> Foresight | None:
         """None while the ledger does not answer."""

@@ -218,6 +218,7 @@ def _make_sqlite_strict(engine: Engine, *, durable: bool) -> None:
     @event.listens_for(engine, "begin")
     def begins(connection: Connection) -> None:
         reads = connection.get_execution_options().get("reads", False)
+        connection.connection.driver_connection.execute(f"PRAGMA query_only={'ON' if reads else 'OFF'}")  # type: ignore[union-attr]
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 

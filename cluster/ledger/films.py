@@ -251,21 +251,25 @@ def _supersede(connection: Connection, old_id: str, new_id: str, *, now_us: int)
     operations.move_tasks(connection, old_id, Move.CANCEL, states=OPEN, keys=gone, now_us=now_us, reason=why)
 
 
+def unanswered(connection: Connection, spec: JobSpec, graph: Sequence[TaskSpec]) -> list[TaskSpec]:
+    """What of a graph somebody has to work on: the rest was made for an earlier revision, or for another film."""
+    asked = {
+        task.key: questions.key_of(task.to_json(), (), spec.version)
+        for task in graph
+        if task.cacheable and not task.needs
+    }
+    answered = questions.answers(connection, spec.tenant, asked.values())
+    return [task for task in graph if asked.get(task.key) not in answered]
+
+
 def _check_room(connection: Connection, change: Change) -> None:
     """Only what is new counts: what nobody has answered, less what the revision before would still have done."""
     if change.most_in_flight_s is None:
         return
     spec = change.spec
-    asked = {
-        task.key: questions.key_of(task.to_json(), (), spec.version)
-        for task in change.graph
-        if task.cacheable and not task.needs
-    }
-    answered = questions.answers(connection, spec.tenant, asked.values())
-    new_s = sum(task.weight for task in change.graph if asked.get(task.key) not in answered)
-    open_now = tasks.c.state.in_([state.value for state in OPEN])
-    before = select(func.coalesce(func.sum(tasks.c.weight), 0.0)).where(tasks.c.job_id == change.of_job, open_now)
-    more_s = new_s - float(connection.execute(before).scalar_one())
+    new_s = sum(task.weight for task in unanswered(connection, spec, change.graph))
+    to_come_s = (change.estimate or {}).get(keys.TO_COME_S, 0.0)
+    more_s = new_s + to_come_s - keys.open_s(connection, s.jobs.c.id == change.of_job)
     if more_s > 0:
         keys.check_room(
             connection,

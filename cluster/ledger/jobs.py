@@ -122,7 +122,8 @@ class Terms:
     same_since_us: int | None = None
     """An equal request of the same key since then is this one again, if one of the two calls itself a retry."""
     estimate: Mapping[str, Any] | None = None
-    """Spans of `nano`, `elapsed_s` and `held_s` (p50, p95): kept with the job, and held against its budgets."""
+    """Spans of `nano`, `elapsed_s` and `held_s` (p50, p95), and of a job that expands `to_come_s`: kept with the job,
+    and held against its budgets and what may be in flight."""
     film: str | None = None  # that the job is a revision of, if it is there
 
 
@@ -180,16 +181,16 @@ def submit(
     before = made_before(connection, spec, terms)
     if before is not None:
         return before, False
+    estimate = None if terms is None else terms.estimate
     if terms is not None and terms.most_in_flight_s is not None:
         keys.check_room(
             connection,
             spec.tenant,
             terms.only_show,
-            more_s=sum(task.weight for task in graph),
+            more_s=sum(task.weight for task in graph) + (estimate or {}).get(keys.TO_COME_S, 0.0),
             most_s=terms.most_in_flight_s,
             roles={task.role for task in graph},
         )
-    estimate = None if terms is None else terms.estimate
     if shares.ensure(connection, spec.tenant, spec.show, now_us=now_us):
         film, likely_nano = None if terms is None else terms.film, round((estimate or {}).get("nano", {}).get("p50", 0))
         budgets.check(connection, spec.tenant, spec.show, film, likely_nano=likely_nano, now_us=now_us)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, exists, func, insert, or_, select, update
 
 from cluster.assets import check_tenant
 from cluster.errors import IllegalMove, InvalidInput, NotFound, RateLimited
@@ -247,16 +247,24 @@ def _owed_us(paced_us: int, now_us: int) -> int:
     return min(max(0, paced_us - now_us), MOST_OWED_US)
 
 
+TO_COME_S = "to_come_s"
+"""Of the estimate of a job, beside its spans: predicted seconds of what its expansion will bring."""
+
+
 def in_flight_s(connection: Connection, tenant: str, show: str | None = None) -> float:
-    """Predicted seconds of a tenant's tasks that have not ended."""
-    query = (
-        select(func.coalesce(func.sum(tasks.c.weight), 0.0))
-        .join(jobs, jobs.c.id == tasks.c.job_id)
-        .where(jobs.c.tenant == tenant, jobs.c.ended_us.is_(None), tasks.c.state.in_([state.value for state in OPEN]))
-    )
-    if show is not None:
-        query = query.where(jobs.c.show == show)
-    return float(connection.execute(query).scalar_one())
+    """Predicted seconds of a tenant's tasks that have not ended, and of those that are yet to come."""
+    return open_s(connection, jobs.c.tenant == tenant, *([] if show is None else [jobs.c.show == show]))
+
+
+def open_s(connection: Connection, *of_jobs: ColumnElement[bool]) -> float:
+    """Of these jobs."""
+    still = tasks.c.state.in_([state.value for state in OPEN])
+    here = (*of_jobs, jobs.c.ended_us.is_(None))
+    query = select(func.coalesce(func.sum(tasks.c.weight), 0.0)).join(jobs, jobs.c.id == tasks.c.job_id)
+    found = float(connection.execute(query.where(*here, still)).scalar_one())
+    to_expand = exists().where(tasks.c.job_id == jobs.c.id, tasks.c.expands.is_(True), still)
+    estimates = connection.execute(select(jobs.c.estimate).where(*here, to_expand)).scalars()
+    return found + sum(float((estimate or {}).get(TO_COME_S, 0.0)) for estimate in estimates)
 
 
 def check_room(

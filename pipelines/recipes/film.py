@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
@@ -204,8 +204,10 @@ def expected(brief: Brief) -> list[Ahead]:
     return [*takes, *rest]
 
 
-def to_come(brief: Brief, catalog: Catalog) -> list[TaskSpec]:
-    """What the expansion will bring, but for its words: for an estimate before there is a script."""
+def to_come(brief: Brief, catalog: Catalog, graph: Sequence[TaskSpec]) -> list[TaskSpec]:
+    """What the expansion of `graph` will bring, but for its words: for an estimate before there is a script."""
+    if not any(task.expands for task in graph):
+        return []
     model = catalog.model(brief.model, role="render", field="model")
     words = model.vocabulary
     prompt = model.caption({kind: words.words(kind)[0] for kind in words.kinds}) if words else "a shot"

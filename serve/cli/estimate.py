@@ -111,7 +111,7 @@ def _here(kind: Kind, asked: dict[str, Any], settings: Any) -> Estimate:
             model=asked["model"], quality=quality,
         )  # fmt: skip
         graph = film.plan(brief, catalog)
-        graph += film.to_come(brief, catalog) if any(task.expands for task in graph) else []
+        graph += film.to_come(brief, catalog, graph)
     ledger = Ledger(settings.ledger)
     try:
         seen = Foresight.of_ledger(ledger, settings)

@@ -20,6 +20,7 @@ from serve import remote_films
 from serve.books import farm_runs
 from serve.cli.orders import agreed
 from serve.cli.wording import dollars
+from serve.foresight import Foresight
 from serve.remote import Remote
 from serve.revision import Editor, place_of, take_id, takes_of
 
@@ -91,7 +92,8 @@ class LedgerTakes:
 
     def give(self, verb: str, take: Seen) -> Seen:
         catalog = Catalog.load(self.settings.home / "models.d")
-        getattr(Editor(self.ledger, catalog, lambda: self._read(take.film)), verb)(take.key)
+        foretold = Foresight.of_ledger(self.ledger, self.settings).of_graph
+        getattr(Editor(self.ledger, catalog, lambda: self._read(take.film), foretold), verb)(take.key)
         return self._seen(take.film, take.key)
 
     def goes_on(self, film_id: str) -> str | None:

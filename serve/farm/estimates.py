@@ -53,7 +53,7 @@ async def _image(service: Service, fields: dict[str, Any]) -> Planned:
 async def _film(service: Service, fields: dict[str, Any]) -> Planned:
     """With the takes of a script that is yet to be written."""
     job, graph = await films.planned(service, schemas.checked(FilmRequest, fields))
-    return job, await films.with_what_comes(service, job, graph)
+    return job, graph + await films.what_comes(service, job, graph)
 
 
 KINDS: dict[str, Callable[[Service, dict[str, Any]], Awaitable[Planned]]] = {

@@ -58,8 +58,8 @@ async def create(request: Request, caller: Generator, after: BackgroundTasks) ->
     asked = checked(schemas.FilmRequest, await bodies.fields(request, wait_s=service.settings.http_read_s))
     job, graph = await planned(service, asked)
     question = submission.asked(request, caller, service, asked.model_dump(mode="json", exclude_none=True))
-    whole = await with_what_comes(service, job, graph)
-    estimate = await off_the_loop(lambda: service.foretold(whole, tier=job.tier))
+    to_come = await what_comes(service, job, graph)
+    estimate = await off_the_loop(lambda: service.foretold(graph, tier=job.tier, to_come=to_come))
     spec, terms = submission.accepted(caller, question, job, estimate)
     film_id, created = await off_the_loop(lambda: service.ledger.submit_film(spec, graph, terms))
     if created:
@@ -252,12 +252,10 @@ async def planned(service: Service, asked: schemas.FilmRequest) -> tuple[JobSpec
     return job, graph
 
 
-async def with_what_comes(service: Service, job: JobSpec, graph: list[TaskSpec]) -> list[TaskSpec]:
-    """With the takes of a script that is yet to be written."""
-    if not any(task.expands for task in graph):
-        return graph
+async def what_comes(service: Service, job: JobSpec, graph: list[TaskSpec]) -> list[TaskSpec]:
+    """The takes, and what follows them, of a script that is yet to be written."""
     brief = recipe.Brief.from_json(job.spec)
-    return graph + await off_the_loop(lambda: recipe.to_come(brief, service.catalog))
+    return await off_the_loop(lambda: recipe.to_come(brief, service.catalog, graph))
 
 
 def checked_script(service: Service, document: dict[str, Any], model_id: str, *, under: str = "") -> Script:
@@ -295,7 +293,8 @@ def _id(text: str) -> str:
 def editor(service: Service, caller: Caller, film_id: str) -> Editor:
     key = caller.key
     read = reader(service, caller, film_id)
-    return Editor(service.ledger, service.catalog, read, most_in_flight_s=key.in_flight_s, only_show=key.show)
+    limits: dict[str, Any] = {"most_in_flight_s": key.in_flight_s, "only_show": key.show}
+    return Editor(service.ledger, service.catalog, read, service.foretold, **limits)
 
 
 async def found(service: Service, caller: Caller, film_id: str) -> FilmRow:

@@ -110,6 +110,21 @@ def test_work_that_does_not_fit_beside_what_is_open_is_refused_until_there_is_ro
     desk.ledger.submit(brief(), [task("small", weight=4.0)], terms)
 
 
+def test_what_is_yet_to_expand_counts_what_it_will_bring_until_that_is_there(desk: LedgerDesk) -> None:
+    terms = Terms(most_in_flight_s=100.0, estimate={"to_come_s": 90.0})
+    graph = [task("script", weight=5.0), task("expand", "script", expands=True, cacheable=False, weight=1.0)]
+    desk.ledger.submit(brief(), [task("first", weight=5.0)])
+    with pytest.raises(RateLimited, match="5 accelerator-seconds are in flight, 96 more"):
+        desk.ledger.submit(brief(), graph, terms)
+    film, _ = desk.ledger.submit(brief(tenant="other"), graph, terms)
+    small = Terms(most_in_flight_s=100.0)
+    with pytest.raises(RateLimited, match="96 accelerator-seconds are in flight"):
+        desk.ledger.submit(brief(tenant="other"), [task("small", weight=10.0)], small)
+    desk.run(film, "script")
+    desk.run(film, "expand", children=[task("a", weight=2.0)])
+    desk.ledger.submit(brief(tenant="other"), [task("small", weight=10.0)], small)
+
+
 def test_an_equal_request_that_calls_itself_a_retry_is_the_same_job(desk: LedgerDesk) -> None:
     def ask(*, retry: bool = False, key: str = "k1", asked: str = "a" * 64) -> tuple[str, bool]:
         spec = brief(asked=asked, request={"key": key, **({"retry": True} if retry else {})})

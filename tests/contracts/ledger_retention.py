@@ -69,7 +69,7 @@ def test_the_checker_convicts_what_happens_after_a_summary(desk: LedgerDesk) -> 
     desk.move(job, "child", Move.REOPEN)
     desk.run(job, "child")
     events = schema.events.c
-    desk.ledger.view(
+    desk.ledger.database.transaction(
         lambda c: c.execute(
             update(schema.events).where(events.job_id == job, events.kind == "task.lease").values(epoch=1)
         )
@@ -81,14 +81,18 @@ def test_whose_the_bill_is_stays_known_after_a_summary(desk: LedgerDesk) -> None
     job = full_of_events(desk)
     assert summed(desk, job)
     lines = schema.cost_lines
-    desk.ledger.view(lambda c: c.execute(update(lines).where(lines.c.job_id == job).values(show="another")))
+    desk.ledger.database.transaction(
+        lambda c: c.execute(update(lines).where(lines.c.job_id == job).values(show="another"))
+    )
     assert any("every show pays for its own" in flaw for flaw in desk.ledger.flaws())
 
 
 def test_events_that_convict_the_farm_are_kept(desk: LedgerDesk) -> None:
     job = full_of_events(desk)
     events = schema.events.c
-    desk.ledger.view(lambda c: c.execute(update(schema.events).where(events.job_id == job).values(epoch=1)))
+    desk.ledger.database.transaction(
+        lambda c: c.execute(update(schema.events).where(events.job_id == job).values(epoch=1))
+    )
     kinds = desk.kinds(job)
     with pytest.raises(DamagedLedger, match="epochs grow"):
         summed(desk, job)

@@ -45,7 +45,9 @@ def test_a_line_that_is_committed_after_newer_ones_is_still_counted(desk: Ledger
     line = desk.ledger.view(one)
 
     def book(number: int) -> None:
-        desk.ledger.view(lambda c: c.execute(insert(cost_lines).values(**line | {"id": line["id"] + number})))
+        desk.ledger.database.transaction(
+            lambda c: c.execute(insert(cost_lines).values(**line | {"id": line["id"] + number}))
+        )
 
     book(20)
     assert busy(bill, desk)[0] == 2_000_000

@@ -14,6 +14,7 @@ from PIL import Image
 
 from actors.contract import Json
 from cluster import media
+from cluster.budgets import BudgetSpec, Scope
 from cluster.errors import LedgerUnavailable
 from tests.cutting_engine import CuttingEngine
 from tests.front_desk import CATALOG, FrontDesk, Working, front_desk
@@ -259,6 +260,15 @@ def test_a_film_is_one_however_often_it_is_asked_for(desk: FrontDesk):
     assert len(desk.ledger.jobs()) == 2
 
 
+def test_a_film_that_is_yet_to_be_written_counts_with_the_takes_to_come(desk: FrontDesk):
+    small = desk.key(in_flight_s=60.0)
+    body = {"logline": "A red boat sails the sea.", "shots": 8, "takes": 4}
+    assert desk.ask("POST", "/v1/films", key=small, json=body).status_code == 200  # what is alone always fits
+    refused = desk.ask("POST", "/v1/films", key=small, json=body | {"seed": 2, "shots": 1, "takes": 1})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert len(desk.ledger.jobs()) == 1
+
+
 def test_what_a_change_adds_has_to_fit_into_what_the_key_may_have_in_flight(desk: FrontDesk):
     small = desk.key(in_flight_s=20.0)
 
@@ -271,6 +281,22 @@ def test_what_a_change_adds_has_to_fit_into_what_the_key_may_have_in_flight(desk
     refused = ask("PUT", path, script_of(CATALOG, "boat", "star", "moon", "fish", "car"))
     assert refused.status_code == 429
     assert len(look(desk, film)["revisions"]) == 2
+
+
+def test_a_change_is_held_against_the_budget_by_what_it_makes_anew(desk: FrontDesk):
+    film = create(desk, script=script_of(CATALOG, "boat"))
+    path = f"/v1/films/{film['id']}/script"
+    many = script_of(CATALOG, "boat", "star", "moon", "fish", "car")
+    one = desk.ledger.job(film["id"].replace("film_", "job_")).estimate
+    assert one is not None
+    cap = BudgetSpec(tenant="studio", scope=Scope.TENANT, cap_nano=round(2.5 * one["nano"]["p50"]))
+    desk.ledger.set_budget(cap)
+    refused = desk.ask("PUT", path, json=many)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
+    assert desk.ask("PUT", path, json=script_of(CATALOG, "star")).status_code == 200
+    newest = look(desk, film)["revisions"]
+    kept = [desk.ledger.job(revision["job"]).estimate for revision in newest]
+    assert kept[-1] is not None
 
 
 def test_who_was_quicker_is_not_overwritten(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):
@@ -291,14 +317,17 @@ def test_who_was_quicker_is_not_overwritten(desk: FrontDesk, monkeypatch: pytest
 
 
 def test_a_ledger_that_goes_away_after_the_commit_makes_no_error(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):
-    view = desk.ledger.view
+    submit = desk.ledger.submit_film
 
-    def away(work: Any) -> Any:
-        if desk.ledger.jobs():
-            raise LedgerUnavailable("the ledger does not answer")
-        return view(work)
+    def away(_: Any) -> Any:
+        raise LedgerUnavailable("the ledger does not answer")
 
-    monkeypatch.setattr(desk.ledger, "view", away)
+    def submit_and_go(*args: Any) -> Any:
+        made = submit(*args)
+        monkeypatch.setattr(desk.ledger, "view", away)
+        return made
+
+    monkeypatch.setattr(desk.ledger, "submit_film", submit_and_go)
     film = create(desk, logline=LOGLINE)
     assert (film["status"], film["revisions"]) == ("queued", [])
     monkeypatch.undo()

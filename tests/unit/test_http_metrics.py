@@ -210,7 +210,7 @@ def test_a_show_that_was_erased_is_named_no_more(farm: Scraped):
     books = farm.books
     books.run(books.submit(task("a"), show="secret"), "a")
     assert farm.value("farm_show_cost_usd", tenant="studio", show="secret", kind="busy") > 0
-    books.ledger.view(lambda c: c.execute(shows.delete().where(shows.c.name == "secret")))
+    books.ledger.database.transaction(lambda c: c.execute(shows.delete().where(shows.c.name == "secret")))
     assert not any("secret" in dict(labels).values() for _, labels in farm.series())
 
 
