@@ -161,8 +161,18 @@ class Reserves:
     slack_s: float = 10.0
     cold_s: float = 900.0
 
-    def need(self, *, step: str, model: str | None, params: Any, weight: float, nano_per_hour: int) -> Need:
-        pace = self.paces.of(step, model, shape_of(params.get("spec") or params), weight)
+    def need(
+        self,
+        *,
+        step: str,
+        model: str | None,
+        params: Any,
+        weight: float,
+        nano_per_hour: int,
+        accelerator: str | None = None,
+    ) -> Need:
+        shape = shape_of(params.get("spec") or params)
+        pace = self.paces.of(step, model, shape, weight, accelerator=accelerator)
         cold = pace.num_samples == 0
         wanted_s = max(self.cold_s, weight * pace.p50) if cold else weight * pace.p95
         return Need(

@@ -86,10 +86,7 @@ class Forecast:
 def forecast(kinds: Sequence[Kind], *, paces: Paces, crews: Iterable[Crew], unknown: Crew, before: Before) -> Forecast:
     """Of work whose kinds follow one another. `before` is of the first role; `unknown` does what nobody ever did."""
     there = list(crews)
-    steps = tuple(
-        _step(kind, paces.of(kind.step, kind.model, kind.shape, kind.predicted_s), _crew(kind, there, unknown))
-        for kind in kinds
-    )
+    steps = tuple(_step(kind, paces, _crew(kind, there, unknown)) for kind in kinds)
     return Forecast(
         steps=steps,
         wait_s=_wait(steps[0], before) if steps else None,
@@ -105,7 +102,8 @@ def total(parts: Sequence[Span]) -> Span:
     return Span(p50=p50, p95=p50 + math.sqrt(sum((part.p95 - part.p50) ** 2 for part in parts)))
 
 
-def _step(kind: Kind, pace: Pace, crew: Crew) -> Step:
+def _step(kind: Kind, paces: Paces, crew: Crew) -> Step:
+    pace = paces.of(kind.step, kind.model, kind.shape, kind.predicted_s, accelerator=crew.accelerator)
     all_s = _of_many(kind, pace, kind.num_tasks)
     return Step(
         kind=kind,

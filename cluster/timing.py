@@ -54,6 +54,7 @@ class Sample:
     shape: str | None  # of `shape_of`
     predicted_s: float
     actual_s: float
+    accelerator: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +69,8 @@ class Pace:
 
 
 class Paces:
-    """What attempts have taught, as narrowly as there are a few of them: by shape, else by step and model.
+    """What attempts have taught, as narrowly as there are a few of them: of the accelerator, else of all; and of those
+    by shape, else by step and model.
 
     `samples` come newest first. A machine that is shared is slower now than it was: what the newest attempts of a step
     and model took, each against its own shape, counts for all of its shapes (`_drifts`). For a shape that nobody has
@@ -78,6 +80,8 @@ class Paces:
     def __init__(self, samples: Iterable[Sample]) -> None:
         ratios: dict[Kind, list[float]] = defaultdict(list)
         known = [one for one in samples if one.predicted_s > 0]
+        kinds = {one.accelerator for one in known}
+        self._own = {a: Paces(one for one in known if one.accelerator == a) for a in kinds} if len(kinds) > 1 else {}
         for one in known:
             for kind in ((one.step, one.model), (one.step, one.model, one.shape)):
                 if len(ratios[kind]) < MOST_SAMPLES:
@@ -87,8 +91,20 @@ class Paces:
         self._drift, self._spread = self._drifts(known)
         self._lines = self._fitted(known)
 
-    def of(self, step: str, model: str | None, shape: str | None, predicted_s: float = 0.0) -> Pace:
-        """Of a task that was predicted to take so long."""
+    def of(
+        self,
+        step: str,
+        model: str | None,
+        shape: str | None,
+        predicted_s: float = 0.0,
+        *,
+        accelerator: str | None = None,
+    ) -> Pace:
+        """Of a task that was predicted to take so long, on such an accelerator."""
+        if accelerator in self._own:
+            own = self._own[accelerator].of(step, model, shape, predicted_s)
+            if own.num_samples:
+                return own
         kind: Kind = (step, model, shape)
         base = self._base.get(kind)
         if base is None:

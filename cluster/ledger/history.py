@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select
 
-from cluster.ledger.schema import attempts, tasks
+from cluster.ledger.schema import attempts, tasks, workers
 from cluster.states import AttemptState
 from cluster.timing import Sample, shape_of
 
@@ -34,7 +34,7 @@ def gaps(connection: Connection, limit: int = 500) -> list[tuple[str, str | None
 
 
 def samples(connection: Connection, limit: int = 500) -> list[Sample]:
-    """The newest attempts that succeeded."""
+    """The newest attempts that succeeded. Who went on from a checkpoint did a part of its task, and teaches nothing."""
     rows = connection.execute(
         select(
             tasks.c.step,
@@ -42,10 +42,13 @@ def samples(connection: Connection, limit: int = 500) -> list[Sample]:
             tasks.c.weight,
             tasks.c.params["spec"].label("spec"),
             tasks.c.params["num_shots"].label("num_shots"),
+            attempts.c.facts["resumed_from"].label("resumed_from"),
             attempts.c.started_us,
             attempts.c.ended_us,
+            workers.c.accelerator,
         )
         .join(tasks, tasks.c.id == attempts.c.task_id)
+        .join(workers, workers.c.id == attempts.c.worker_id)
         .where(attempts.c.state == AttemptState.SUCCEEDED.value)
         .order_by(attempts.c.started_us.desc())
         .limit(limit)
@@ -57,6 +60,8 @@ def samples(connection: Connection, limit: int = 500) -> list[Sample]:
             shape=shape_of({**(row.spec or {}), "num_shots": row.num_shots}),
             predicted_s=row.weight,
             actual_s=(row.ended_us - row.started_us) / 1e6,
+            accelerator=row.accelerator,
         )
         for row in rows
+        if row.resumed_from is None
     ]

@@ -27,7 +27,7 @@ TERM = select(dispatcher.c.term)
 ATTEMPTS = select(attempts_table).where(attempts_table.c.id.in_(bindparam("attempts", expanding=True)))
 JOBS = select(jobs).where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
 JOBS_TO_LEASE = select(jobs, budgets.BUDGETED.label("budgeted")).where(jobs.c.id.in_(bindparam("jobs", expanding=True)))
-WORKERS = select(workers.c.id, workers.c.drain_us, workers.c.nano_per_hour).where(
+WORKERS = select(workers.c.id, workers.c.drain_us, workers.c.nano_per_hour, workers.c.accelerator).where(
     workers.c.id.in_(bindparam("workers", expanding=True)), workers.c.ended_us.is_(None)
 )
 ANSWERED_ELSEWHERE = select(tasks.c.id).where(
@@ -183,7 +183,7 @@ def lease(
         first = ask.task_id not in taken and (ask.worker_id, ask.request_id) not in given
         twin = task.id in waits or (task.generation == 0 and question in taken)
         if fits and first and not twin and not job.held and job.target == "run":
-            grant = _reserve(till, task, here[ask.worker_id].nano_per_hour, reserves or Reserves())
+            grant = _reserve(till, task, here[ask.worker_id], reserves or Reserves())
             if isinstance(grant, Held):
                 held[ask.worker_id, ask.request_id] = grant
                 continue
@@ -205,13 +205,14 @@ def lease(
     return found
 
 
-def _reserve(till: budgets.Till, task: Row[Any], nano_per_hour: int, reserves: Reserves) -> int | Held | None:
+def _reserve(till: budgets.Till, task: Row[Any], worker: Any, reserves: Reserves) -> int | Held | None:
     """Nano-dollars of the budgets above the task; None if there is none."""
     if not till.purses(task.job_id):
         return None
     need = reserves.need(
-        step=task.step, model=task.model, params=task.params, weight=task.weight, nano_per_hour=nano_per_hour
-    )
+        step=task.step, model=task.model, params=task.params, weight=task.weight,
+        nano_per_hour=worker.nano_per_hour, accelerator=worker.accelerator,
+    )  # fmt: skip
     found = till.grant(task.job_id, need)
     if isinstance(found, Purse):
         return Held(**till.place(found), job_id=task.job_id, weight=task.weight)

@@ -89,13 +89,19 @@ def snapshot(
 
 def _need(connection: Connection, task: Row[Any]) -> Need:
     """What it reserves on the cheapest worker that is here for it; nothing, if there is none."""
-    rates = select(func.min(workers.c.nano_per_hour)).where(workers.c.role == task.role, workers.c.ended_us.is_(None))
+    cheapest = connection.execute(
+        select(workers.c.nano_per_hour, workers.c.accelerator)
+        .where(workers.c.role == task.role, workers.c.ended_us.is_(None))
+        .order_by(workers.c.nano_per_hour)
+        .limit(1)
+    ).one_or_none()
     return Reserves(paces=Paces(history.samples(connection))).need(
         step=task.step,
         model=task.model,
         params=task.params,
         weight=task.weight,
-        nano_per_hour=connection.execute(rates).scalar_one() or 0,
+        nano_per_hour=0 if cheapest is None else cheapest.nano_per_hour,
+        accelerator=None if cheapest is None else cheapest.accelerator,
     )
 
 

@@ -395,3 +395,20 @@ def test_who_follows_jobs_is_told_what_came_later_and_how_they_stand(desk: Ledge
     told = [(e.job_id, e.seq) for part in (first, then) for some in part.events.values() for e in some]
     assert len([e for some in first.events.values() for e in some]) == 3
     assert sorted(told) == sorted((job, seq) for job, head in found.heads.items() for seq in range(1, head + 1))
+
+
+def test_who_went_on_from_a_checkpoint_teaches_nothing_and_others_on_what_they_ran(desk: LedgerDesk) -> None:
+    job = desk.submit(task("whole"), task("part"))
+    desk.run(job, "whole", seconds=10)
+    half = desk.lease(job, "part")
+    desk.clock.advance(9)
+    key = f"studio/attempts/{half.attempt_id}/checkpoint-1"
+    desk.interrupt(half, checkpoint=key)
+    last = desk.lease(job, "part")
+    desk.clock.advance(1)
+    desk.ledger.commit(
+        desk.term, **last.who, receipt_key=f"studio/attempts/{last.attempt_id}/receipt.json", files=[file("x")],
+        result={}, facts={"resumed_from": key},
+    )  # fmt: skip
+    found = desk.ledger.view(history.samples)
+    assert [(sample.actual_s, sample.accelerator) for sample in found] == [(10.0, "cpu")]

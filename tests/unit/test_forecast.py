@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,20 @@ def test_nothing_learned_is_the_prediction_of_the_recipe_and_says_so():
     assert found.steps[0].pace == Pace(mean=1.0, p50=1.0, p95=3.0, num_samples=0)
     assert found.elapsed_s == Span(p50=6.0, p95=18.0)
     assert found.nano == Span(p50=6_000_000, p95=18_000_000)
+
+
+def test_an_accelerator_is_known_by_what_ran_on_it_and_a_new_one_by_what_ran_on_all():
+    slow, fast = (
+        [replace(one, accelerator=kind) for one in taught(*took)]
+        for kind, took in (("cpu", (60,) * 4), ("h100", (6,) * 4))
+    )
+    here = {kind: crew(accelerator=kind) for kind in ("cpu", "h100", "new")}
+    found = {
+        kind: forecast([take()], paces=Paces([*slow, *fast]), crews=[one], unknown=NOBODY, before=Before())
+        for kind, one in here.items()
+    }
+    assert [found[kind].elapsed_s.p50 for kind in ("cpu", "h100")] == [60.0, 6.0]
+    assert {kind: one.steps[0].pace.num_samples for kind, one in found.items()} == {"cpu": 4, "h100": 4, "new": 8}
 
 
 def test_what_was_learned_of_its_own_shape_counts_before_what_was_learned_of_its_model():
