@@ -120,12 +120,16 @@ def load_rate_card(path: Path | None = None) -> RateCard:
         metered = {section: list(data.get(section) or ()) for section in ("storage", "egress", "tokens")}
         currency = data.get("currency", "USD")
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise InvalidSettings(f"cannot read the rate card {source.name}: {error}", field="rates") from error
+        remedy = "name a file that is there (FARM_RATE_CARD), written as cluster/rates.yaml is"
+        raise InvalidSettings(
+            f"cannot read the rate card {source.name}: {error}", field="rates", remedy=remedy
+        ) from error
     if currency != "USD":
         raise InvalidSettings(
-            f"the rate card is in {currency}; only USD is accounted", field="rates.currency",
+            f"the rate card is in {currency}; only USD is accounted",
+            field="rates.currency",
             remedy="give its prices in USD, as budgets are",
-        )  # fmt: skip
+        )
     return RateCard(
         version=version,
         rates=tuple(_rate(*row, version) for row in _rows(rows, "rates")),
@@ -148,7 +152,8 @@ def _reading(field: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, InvalidOperation) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise InvalidSettings(f"cannot read the rate {field}: {what}", field=field) from error
+        remedy = "mend that line of the rate card (FARM_RATE_CARD); cluster/rates.yaml shows how one is written"
+        raise InvalidSettings(f"cannot read the rate {field}: {what}", field=field, remedy=remedy) from error
 
 
 def _rate(row: Any, field: str, version: str) -> Rate:

@@ -30,11 +30,14 @@ class Swept:
 
 
 def sweep(ledger: Ledger, store: Store, *, uploads_kept_s: float, remains_kept_s: float) -> Swept:
-    """Idempotent. A committed attempt keeps its receipt, and nothing else. Raises StoreUnavailable, Unavailable."""
-    uploads = store.sweep(older_than_s=uploads_kept_s)
+    """Idempotent. A committed attempt keeps its receipt, and nothing else. Raises StoreUnavailable, Unavailable.
+
+    Uploads come last: keys that may not list them still sweep the rest.
+    """
     before_us = ledger.clock.now_us() - round(remains_kept_s * 1e6)
     removed = [key for tenant in ledger.view(remains.tenants) for key in _remains(ledger, store, tenant, before_us)]
     num_checkpoints = sum(denoise_step_of(key) is not None for key in removed)
+    uploads = store.sweep(older_than_s=uploads_kept_s)
     return Swept(uploads=uploads, checkpoints=num_checkpoints, receipts=len(removed) - num_checkpoints)
 
 

@@ -5,6 +5,7 @@ A check is a function of the settings that yields findings; what it raises is on
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -26,12 +27,20 @@ from cluster.ledger.upkeep import file_of
 from cluster.rates import load_rate_card
 from cluster.settings import Settings
 from cluster.store.opening import open_store, place_of
+from cluster.store.port import Store
 from serve.crew import fleets_of
 from serve.remote import Remote
 from serve.rows import Row
 from serve.upkeep import AGAIN_S
 
 LITTLE_BYTES = 2 << 30
+WITHOUT = {
+    "conditional_write": "of two writers of one key both may win: each reads back what it wrote",
+    "server_checksum": "what was put is read back to verify it",
+    "lifecycle": "the farm itself sweeps what is old",
+    "presigned_urls": "downloads pass through the farm",
+}
+"""What follows where a store lacks something."""
 
 
 class Verdict(StrEnum):
@@ -152,9 +161,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="store", verdict=Verdict.OK, said=f"{settings.store_dir} is not there yet: it will be made")
         return
     store = open_store(settings)
-    can = asdict(store.capabilities())
-    has = ", ".join(name.replace("_", " ") for name, there in can.items() if there)
-    yield Finding(check="store", verdict=Verdict.OK, said=f"{store.name}: {has or 'nothing special'}", facts=can)
+    yield _can(store)
     key, data = f"{settings.tenant}/doctor/{ULID()}".lower(), b"written by farm doctor"
     store.put_once(key, data)
     try:
@@ -167,6 +174,18 @@ def _store(settings: Settings) -> Iterator[Finding]:
     finally:
         store.delete(key)
     yield Finding(check="store round trip", verdict=Verdict.OK, said="written, read, listed and deleted")
+    store.sweep(older_than_s=math.inf)  # removes nothing: whether it may look for what was never finished
+
+
+def _can(store: Store) -> Finding:
+    can = asdict(store.capabilities())
+    has = ", ".join(name.replace("_", " ") for name, there in can.items() if there) or "nothing special"
+    lacks = "; ".join(f"no {name.replace('_', ' ')}: {WITHOUT[name]}" for name, there in can.items() if not there)
+    said = f"{store.name}: {has}" + (f"; {lacks}" if lacks else "")
+    if can["conditional_write"]:
+        return Finding(check="store", verdict=Verdict.OK, said=said, facts=can)
+    remedy = "use a server that honours If-None-Match where more than one farm may write there"
+    return Finding(check="store", verdict=Verdict.WARNING, said=said, remedy=remedy, facts=can)
 
 
 def _farm(settings: Settings) -> Iterator[Finding]:

@@ -108,7 +108,8 @@ def check_closed(connection: Connection, period: Period, *, now_us: int) -> None
         raise NotReady(
             f"the period is open: what was held and counted is booked up to {_said(closed_us)} only",
             field="to",
-            remedy=f"end it by {_said(closed_us // HOUR_US * HOUR_US)}, or take provisional figures",
+            remedy=f"end it by {_said(closed_us // HOUR_US * HOUR_US)}, or take provisional figures; "
+            "where no farm is up, `farm up` books the rest",
         )
 
 

@@ -118,8 +118,11 @@ class Farm:
         size_bytes = int(answered.headers.get("content-length", 0))
         return _content(answered, _etag(answered) or "", size_bytes)
 
-    async def download(self, video_id: str, path: Path) -> Content | Refusal:
-        """The bytes at `path`, whole and verified, or nothing. What is there already is not sent again."""
+    async def download(self, video_id: str, path: Path, sha256: str | None) -> Content | Refusal:
+        """The bytes at `path`, whole and of this `sha256` (None: of the farm's tag), or nothing.
+
+        What is there already is not sent again.
+        """
         known = await asyncio.to_thread(_sha256_of, path)
         for _ in range(TRIES):
             headers = {"if-none-match": f'"{known}"'} if known else {}
@@ -129,7 +132,7 @@ class Farm:
             if answered.status_code == HTTPStatus.NOT_MODIFIED and known:
                 return _content(answered, known, await asyncio.to_thread(lambda: path.stat().st_size))
             found = _content(answered, hashlib.sha256(answered.content).hexdigest(), len(answered.content))
-            if _etag(answered) in (None, found.sha256):
+            if found.sha256 == (sha256 or _etag(answered)):
                 await asyncio.to_thread(_put, path, answered.content)
                 return found
         return Refusal(code=DamagedAsset.code, message=f"its bytes did not verify, {TRIES} times")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from actors.contract import Json
 from cluster.errors import Canceled, InvalidInput, JobFailed
 from pipelines.batch import prompts, results
 from pipelines.batch.farm import Farm, Refusal, Seen
@@ -181,7 +182,10 @@ class _Work:
             return results.of_video(line, video, None, path=None)
         path = self._folder.clip_of(line, video["id"]) if self._batch.download else None
         async with self._asks:
-            got = await (self._farm.download(video["id"], path) if path else self._farm.content(video["id"]))
+            if path is None:
+                got = await self._farm.content(video["id"])
+            else:
+                got = await self._farm.download(video["id"], path, _sha256_of_clip(video))
         return results.of_video(line, video, got, path=str(path.relative_to(self._folder.path)) if path else None)
 
     def _moved(self, line: Line, status: str) -> None:
@@ -226,6 +230,11 @@ def pause_s(seen: Seen, looks: int) -> float:
     eta_s = seen.video.get("eta_seconds")
     likely_s = seen.again_s * 1.5 ** min(looks, 20) if eta_s is None else eta_s / 2
     return min(MAX_POLL_S, max(seen.again_s, likely_s)) * random.uniform(0.9, 1.1)
+
+
+def _sha256_of_clip(video: Json) -> str | None:
+    """As the farm says; None from a farm that does not."""
+    return next((file["sha256"] for file in video.get("assets", ()) if file["name"] == "clip.mp4"), None)
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.errors import InvalidInput
+from cluster.errors import InvalidInput, NotReady
 from serve.cli.wording import utf8
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def export(
 
 @contextmanager
 def _pieces(settings: Settings, asked: Asked) -> Iterator[Iterable[bytes]]:
+    from cluster import farm_lock
     from serve import exports
     from serve.cli import office
     from serve.remote import Remote
@@ -114,5 +115,11 @@ def _pieces(settings: Settings, asked: Asked) -> Iterator[Iterable[bytes]]:
         return
     with office.ledger_of(settings) as ledger:
         export = asked.of(settings, now_us=ledger.clock.now_us())
-        exports.check(ledger, export)
+        try:
+            exports.check(ledger, export)
+        except NotReady:
+            if farm_lock.is_held(settings.home):
+                raise
+            exports.bill(ledger, settings)
+            exports.check(ledger, export)
         yield exports.pieces(ledger, export)

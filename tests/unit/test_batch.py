@@ -72,6 +72,7 @@ class Wire:
         self.held, self.open = threading.Event(), threading.Event()
         self.says: dict[str, list[tuple[int, dict[str, str]]]] = {}  # instead of the farm, each once
         self.spoils = 0  # bodies of so many downloads
+        self.tag: bytes | None = None  # of a download, in place of the farm's own: that of a store elsewhere
         self.at_s: list[float] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +94,8 @@ class Wire:
                 quick = [
                     (name, b"50" if name == b"openai-poll-after-ms" else value) for name, value in message["headers"]
                 ]
+                if what == CONTENT and self.tag is not None:
+                    quick = [(name, self.tag if name == b"etag" else value) for name, value in quick]
                 message = {**message, "headers": quick}
             if spoil and message["type"] == "http.response.body":
                 message = {**message, "body": bytes(len(message.get("body", b"")))}
@@ -324,7 +327,9 @@ def test_more_than_the_key_may_have_in_flight_is_submitted_as_room_comes(place: 
     assert len(place.ledger.jobs()) == 6
 
 
-def test_a_download_that_does_not_verify_is_fetched_again_and_given_up_in_the_end(place: Place):
+@pytest.mark.parametrize("tag", [None, b'"9b2cf535f27731c974343645a3985328-2"'], ids=["the farm's", "a store's"])
+def test_a_download_that_does_not_verify_is_fetched_again_and_given_up_in_the_end(place: Place, tag: bytes | None):
+    place.wire.tag = tag
     place.lines({"prompt": BOAT})
     place.wire.spoils = 1
     [good] = place.run()

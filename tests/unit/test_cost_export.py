@@ -15,6 +15,7 @@ import pytest
 
 from cluster.errors import StoreFull
 from cluster.ledger.keys import Scope
+from cluster.rates import load_rate_card
 from serve import exports
 from serve.cli.main import run
 from tests.focus_ledger import small_farm
@@ -82,6 +83,24 @@ def test_the_file_is_the_same_here_and_from_elsewhere(desk: Desk, kind: str) -> 
     assert here.read_bytes() == there.read_bytes()
     assert (told["bytes"], told["rows"] > 10) == (here.stat().st_size, True)
     assert desk.left() == ["here", "there"]
+
+
+def test_a_month_can_be_invoiced_while_no_farm_is_up(
+    fast_folder: Path, tmp_path: Path, empty_ledger: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Its last look at the store was in the middle of January."""
+    home = fast_folder / uuid4().hex
+    home.mkdir()
+    shutil.copy(empty_ledger, home / "ledger.db")
+    farm = small_farm(f"sqlite:///{home}/ledger.db")
+    farm.ledger.bill_meters(load_rate_card())
+    farm.close()
+    monkeypatch.setenv("FARM_HOME", str(home))
+    monkeypatch.setenv("FARM_URL", "")
+    month = ("--from", "2026-01-01", "--to", "2026-02-01", "--mode", "invoice", "--out", str(tmp_path / "january"))
+    assert run(("cost", "export", *month)) == 0, capsys.readouterr().err
+    assert "invoice" in capsys.readouterr().out
 
 
 def test_a_person_is_told_what_the_file_holds(desk: Desk) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from cluster.budgets import BudgetSpec, Scope
-from cluster.errors import StoreUnavailable
+from cluster.errors import StoreRefused, StoreUnavailable
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
 from cluster.store.directory import DirectoryStore
+from cluster.store.port import Capabilities
 from serve.cli.main import run
 from serve.doctor import Finding, Verdict, examine
 from tests.ledger_desk import brief, task
@@ -96,6 +97,54 @@ def test_a_store_that_cannot_be_used_is_named_with_the_remedy_and_the_others_are
     assert rows["store"]["facts"]["code"] == StoreUnavailable.code
     assert rows["store"]["remedy"]
     assert rows["home"]["verdict"] == "ok"
+
+
+def test_what_a_store_lacks_is_said_with_what_follows_and_what_its_keys_may_not_do_fails(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands for a server that can do less, and for keys that may not look for uploads."""
+
+    def refuses(*, older_than_s: float) -> int:
+        raise StoreRefused("the keys may not do this: looking for what was never finished", remedy="give the right")
+
+    store = DirectoryStore(home / "store")
+    less = Capabilities(conditional_write=False, server_checksum=True, lifecycle=False, presigned_urls=True)
+    monkeypatch.setattr(store, "capabilities", lambda: less)
+    monkeypatch.setattr(store, "sweep", refuses)
+    monkeypatch.setattr("serve.doctor.open_store", lambda settings: store)
+    assert run(["doctor", "--json"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    can, trip, swept = (row for row in rows if row["check"].startswith("store"))
+    assert (can["verdict"], trip["verdict"], swept["verdict"]) == ("warning", "ok", "failed")
+    assert "server checksum, presigned urls; no conditional write: of two writers" in can["said"]
+    assert "no lifecycle: the farm itself sweeps" in can["said"]
+    assert can["remedy"]
+    assert "never finished" in swept["said"]
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        (None, "cannot read the rate card"),
+        ("version: x\nrates: [{accelerator: cpu, price_class: on-demand, usd_per_hour: -1, since: 2026-01-01}]", "-1"),
+        ("version: x\nrates: []", "has no price for cpu"),
+        ("version: x\ncurrency: EUR\nrates: []", "is in EUR"),
+    ],
+    ids=["not there", "a negative price", "a gap", "another currency"],
+)
+def test_a_bad_rate_card_is_named_with_its_remedy(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    card: str | None, said: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "card.yaml"
+    if card is not None:
+        path.write_text(card)
+    monkeypatch.setenv("FARM_RATE_CARD", str(path))
+    assert run(["doctor", "--json"]) == 1
+    row = next(one for one in map(json.loads, capsys.readouterr().out.splitlines()) if one["check"] == "rate card")
+    assert row["verdict"] == "failed"
+    assert said in row["said"]
+    assert "FARM_RATE_CARD" in row["remedy"]
 
 
 def test_checks_stand_on_their_own(tmp_path: Path) -> None:

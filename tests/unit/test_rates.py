@@ -108,6 +108,7 @@ def test_a_bad_line_is_refused_by_its_number(tmp_path: Path, bad: dict[str, str]
     with pytest.raises(InvalidSettings, match=r"rates\[0\]") as refused:
         load_rate_card(card(tmp_path, line(**bad)))
     assert refused.value.field == "rates[0]"
+    assert "FARM_RATE_CARD" in str(refused.value.remedy)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +127,9 @@ def test_a_bad_line_is_refused_by_its_number(tmp_path: Path, bad: dict[str, str]
 def test_a_file_that_is_no_rate_card_is_refused(tmp_path: Path, text: str, what: str) -> None:
     path = tmp_path / "rates.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InvalidSettings, match=what):
+    with pytest.raises(InvalidSettings, match=what) as refused:
         load_rate_card(path)
+    assert "FARM_RATE_CARD" in str(refused.value.remedy)
 
 
 def test_bytes_and_missing_files_are_refused(tmp_path: Path) -> None:
