@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from serve.service import Desk, Service
 
 log = logging.getLogger(__name__)
-MOST_LISTENERS = 1000
+MOST_LISTENERS = 128
+"""Each of them holds one of the requests that a replica works on: as many again are for all that is over soon."""
+MOST_OF_A_KEY = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +67,8 @@ class News:
 class Listener:
     """Who follows one job; it takes its news from here."""
 
-    def __init__(self, job_id: str, seen: int) -> None:
-        self.job_id, self.seen = job_id, seen
+    def __init__(self, job_id: str, seen: int, key_id: str) -> None:
+        self.job_id, self.seen, self.key_id = job_id, seen, key_id
         self.told: object = None
         self.told_s = float("-inf")
         self._box: asyncio.Queue[News | None] = asyncio.Queue(1)
@@ -105,14 +107,15 @@ class Feed:
         self._known: dict[str, Outcome] = {}
         self._moving: Mapping[str, list[Json]] = {}
 
-    @property
-    def full(self) -> bool:
-        return len(self._listeners) >= MOST_LISTENERS
+    def full(self, key_id: str) -> bool:
+        """Whether nobody more may follow a job here with this key."""
+        of_key = sum(listener.key_id == key_id for listener in self._listeners)
+        return len(self._listeners) >= MOST_LISTENERS or of_key >= MOST_OF_A_KEY
 
     @asynccontextmanager
-    async def following(self, job_id: str, seen: int) -> AsyncIterator[Listener]:
+    async def following(self, job_id: str, seen: int, key_id: str) -> AsyncIterator[Listener]:
         """Tells what happens to a job after its event `seen`."""
-        listener = Listener(job_id, seen)
+        listener = Listener(job_id, seen, key_id)
         self._listeners.add(listener)
         if not self._tasks:
             self._woken, self._moving = asyncio.Event(), {}

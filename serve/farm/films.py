@@ -151,7 +151,7 @@ async def events(request: Request, caller: Reader, film_id: str, after: After = 
         [(shown, _)] = await showing.shown(service, [film], {news.outcome.job.id: news.moving})
         return shown
 
-    return await stream(request, film.now, after, shape, chapter=len(film.revisions))
+    return await stream(request, caller, film.now, after, shape, chapter=len(film.revisions))
 
 
 @router.api_route(

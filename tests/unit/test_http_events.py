@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import threading
@@ -331,3 +332,18 @@ def test_the_client_of_openai_reads_the_stream_too(working: Working):
     assert named[-1].event == "completed"
     assert json.loads(named[-1].data)["id"] == video["id"]
     assert read[0].retry == 100
+def test_a_key_that_follows_too_many_jobs_is_told_so_and_others_are_not(
+    desk: FrontDesk, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serve.feed.MOST_OF_A_KEY", 2)
+    path = f"/v1/videos/{desk.create()['id']}"
+    with served(desk.app) as url, contextlib.ExitStack() as followers:
+        told = [followers.enter_context(stream(f"{url}{path}/events", desk.secret)) for _ in range(2)]
+        assert [next(one).name for one in told] == ["status", "status"]
+        refused = desk.ask("GET", f"{path}/events")
+        assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
+        assert desk.ask("GET", path, headers={"Prefer": "wait=60"}).json()["status"] == "queued"
+        other = followers.enter_context(stream(f"{url}{path}/events", desk.key()))
+        assert next(other).name == "status"
+
+
