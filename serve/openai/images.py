@@ -74,7 +74,7 @@ async def generate(request: Request, caller: Generator, after: BackgroundTasks) 
     question = submission.asked(request, caller, service, asked.model_dump(exclude_none=True))
     outcome, created = await submission.submit(service, caller, question, job, graph)
     if created:
-        await off_the_loop(service.poke)
+        service.poke()
     if prefer.answer_at_once(request):
         return JSONResponse(
             clerk.job_row(outcome.job, outcome.spend.nano).plain(), 202, prefer.applied("respond-async")

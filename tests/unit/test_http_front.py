@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,8 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from actors.contract import Json
+from cluster.clock import ManualClock
 from cluster.errors import FarmError, LedgerUnavailable
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
@@ -513,3 +516,47 @@ def test_the_document_says_openapi_3_1_and_only_statuses_that_have_our_envelope(
     assert {"200", "400", "401", "403", "413", "422", "429", "503"} <= set(create["responses"])
     names = [o["operationId"] for path in document["paths"].values() for o in path.values()]
     assert len(set(names)) == len(names)
+
+
+def test_a_dispatcher_that_hangs_keeps_nobody_waiting(sqlite_url: str, tmp_path: Path):
+    hangs, ends = threading.Event(), threading.Event()
+
+    class Hung:
+        def poke(self) -> None:
+            hangs.set()
+            ends.wait(60)
+
+        def progress(self, job_id: str) -> list[Json]:
+            return []
+
+    with front_desk(sqlite_url, tmp_path) as front:
+        desk = FrontDesk(front.ledger, front.store, front.settings, Hung())
+        try:
+            answers = [desk.create(), desk.create()]
+            still = {"json": {"prompt": BOAT}, "headers": {"Prefer": "respond-async"}}
+            assert desk.ask("POST", "/v1/images/generations", **still).status_code == 202
+            assert hangs.wait(30)
+            assert not ends.is_set()
+            assert [answer["status"] for answer in answers] == ["queued", "queued"]
+        finally:
+            ends.set()
+
+
+def test_the_dispatcher_hears_of_what_came_while_it_was_told_of_something_else(sqlite_url: str, tmp_path: Path):
+    first, again, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        def poke(self) -> None:
+            (again if first.is_set() else first).set()
+            goes_on.wait(60)
+
+        def progress(self, job_id: str) -> list[Json]:
+            return []
+
+    with front_desk(sqlite_url, tmp_path) as front:
+        desk = FrontDesk(front.ledger, front.store, front.settings, Slow())
+        desk.create()
+        assert first.wait(30)
+        desk.create()
+        goes_on.set()
+        assert again.wait(30)
