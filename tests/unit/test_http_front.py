@@ -313,6 +313,20 @@ def test_a_hostile_body_gets_a_typed_answer(idle: FrontDesk, body: bytes, header
 
 def test_a_body_that_says_nothing_of_its_length_is_cut_off(idle: FrontDesk):
     read: list[int] = []
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/films", "/v1/estimates", "/v1/chat/completions"])
+@pytest.mark.parametrize("depth", [65, 900, 985, 990, 2000])
+def test_a_body_that_is_nested_too_deeply_is_refused_with_the_bound(idle: FrontDesk, path: str, depth: int):
+    body = b'{"model": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    response = idle.ask("POST", path, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert "64" in error_of(response)["message"]
+
+
+def test_a_body_that_is_nested_as_deeply_as_may_be_is_read(idle: FrontDesk):
+    response = idle.ask("POST", "/v1/videos", content=b'{"prompt": ' + b"[" * 63 + b"]" * 63 + b"}")
+    assert (response.status_code, error_of(response)["param"]) == (422, "prompt")
+
+
 
     def endless() -> Iterator[bytes]:
         for n in range(1000):
