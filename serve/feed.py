@@ -54,7 +54,7 @@ class News:
     outcome: Outcome
     standing: Standing
     moving: tuple[Json, ...]  # what the dispatcher has heard of its running tasks
-    events: tuple[Event, ...]  # none: only something moved
+    events: tuple[Event, ...]  # none: only something moved, or they are kept no longer
     seen: int  # the number of the newest event that is told by now
     nano: int  # booked, and held by running attempts since
     at_us: int
@@ -192,12 +192,15 @@ class Feed:
         moving = tuple(self._moving.get(job_id, ()))
         about = (now.status, now.progress, now.queue_position, moving)
         events = tuple(event for event in look.events.get(job_id, ()) if event.seq > listener.seen)
+        all_read = sum(map(len, look.events.values())) < following.PAGE
+        summed_up = outcome.job.over and not events and all_read and listener.seen < outcome.job.seq
         quiet = about == listener.told or time.monotonic() < listener.told_s + self.pace.progress_s
-        if listener not in self._listeners or not listener.waits or (not events and (quiet or outcome.job.over)):
+        nothing = not events and not summed_up and (quiet or outcome.job.over)
+        if listener not in self._listeners or not listener.waits or nothing:
             return
         news = News(
             outcome=outcome, standing=now, moving=moving, events=events,
-            seen=events[-1].seq if events else listener.seen,
+            seen=events[-1].seq if events else outcome.job.seq if summed_up else listener.seen,
             nano=outcome.spend.nano + look.accruing_nano.get(job_id, 0), at_us=now_us,
         )  # fmt: skip
         listener.tell(news, about)

@@ -298,6 +298,19 @@ def test_a_client_that_goes_away_leaves_nothing_behind(desk: FrontDesk):
         assert not feed._tasks
 
 
+def test_a_job_whose_events_were_summed_up_is_told_to_its_end(desk: FrontDesk):
+    video = desk.create()
+    job_id = job_of(video)
+    desk.ledger.cancel_job(job_id)
+    end = desk.ledger.job(job_id).seq
+    assert desk.ledger.sum_up(job_id, before_us=desk.ledger.clock.now_us() + 1)
+    with served(desk.app) as url:
+        for seen in (None, 1):
+            with stream(f"{url}/v1/videos/{video['id']}/events", desk.secret, seen=seen) as told:
+                last = list(told)[-1]
+            assert (last.name, last.id, last.data["status"]) == ("cancelled", end, "cancelled")
+
+
 def test_a_client_that_reads_nothing_is_cut_off(desk: FrontDesk):
     feed, path = desk.app.state.service.feed, f"/v1/videos/{desk.create()['id']}/events"
     sent: list[Message] = []
@@ -320,18 +333,6 @@ def test_a_client_that_reads_nothing_is_cut_off(desk: FrontDesk):
     assert not feed._listeners
 
 
-def test_the_client_of_openai_reads_the_stream_too(working: Working):
-    from openai._streaming import SSEDecoder
-
-    desk, video = working.desk, working.desk.create("a white bird glides over a meadow")
-    with served(desk.app) as url:
-        headers = {"Authorization": f"Bearer {desk.secret}"}
-        answer = httpx.get(f"{url}/v1/videos/{video['id']}/events", headers=headers, timeout=30)
-    read = list(SSEDecoder().iter_bytes(iter([answer.content])))
-    named = [one for one in read if one.event]
-    assert named[-1].event == "completed"
-    assert json.loads(named[-1].data)["id"] == video["id"]
-    assert read[0].retry == 100
 def test_a_key_that_follows_too_many_jobs_is_told_so_and_others_are_not(
     desk: FrontDesk, monkeypatch: pytest.MonkeyPatch
 ):
@@ -347,3 +348,15 @@ def test_a_key_that_follows_too_many_jobs_is_told_so_and_others_are_not(
         assert next(other).name == "status"
 
 
+def test_the_client_of_openai_reads_the_stream_too(working: Working):
+    from openai._streaming import SSEDecoder
+
+    desk, video = working.desk, working.desk.create("a white bird glides over a meadow")
+    with served(desk.app) as url:
+        headers = {"Authorization": f"Bearer {desk.secret}"}
+        answer = httpx.get(f"{url}/v1/videos/{video['id']}/events", headers=headers, timeout=30)
+    read = list(SSEDecoder().iter_bytes(iter([answer.content])))
+    named = [one for one in read if one.event]
+    assert named[-1].event == "completed"
+    assert json.loads(named[-1].data)["id"] == video["id"]
+    assert read[0].retry == 100
