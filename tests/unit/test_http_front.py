@@ -25,6 +25,8 @@ from cluster.errors import FarmError, LedgerUnavailable
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
+from cluster.settings import Settings
+from cluster.store.directory import DirectoryStore
 from serve import envelope
 from serve.office import Verb
 from tests.front_desk import BOAT, CATALOG, FrontDesk, front_desk
@@ -311,8 +313,6 @@ def test_a_hostile_body_gets_a_typed_answer(idle: FrontDesk, body: bytes, header
     assert idle.ledger.jobs() == []
 
 
-def test_a_body_that_says_nothing_of_its_length_is_cut_off(idle: FrontDesk):
-    read: list[int] = []
 @pytest.mark.parametrize("path", ["/v1/videos", "/v1/films", "/v1/estimates", "/v1/chat/completions"])
 @pytest.mark.parametrize("depth", [65, 900, 985, 990, 2000])
 def test_a_body_that_is_nested_too_deeply_is_refused_with_the_bound(idle: FrontDesk, path: str, depth: int):
@@ -327,6 +327,8 @@ def test_a_body_that_is_nested_as_deeply_as_may_be_is_read(idle: FrontDesk):
     assert (response.status_code, error_of(response)["param"]) == (422, "prompt")
 
 
+def test_a_body_that_says_nothing_of_its_length_is_cut_off(idle: FrontDesk):
+    read: list[int] = []
 
     def endless() -> Iterator[bytes]:
         for n in range(1000):
@@ -493,11 +495,23 @@ def test_every_error_of_the_tree_has_a_status(kind: type[FarmError]):
     assert ("retry-after" in answered.headers) == (answered.status_code in (429, 503))
 
 
-def test_a_process_is_alive_and_ready_once_a_dispatcher_was_seen(desk: FrontDesk):
+def test_a_process_is_alive_and_ready_while_a_dispatcher_is(sqlite_url: str, tmp_path: Path):
+    clock = ManualClock()
+    desk = FrontDesk(Ledger(sqlite_url, clock=clock, durable=False), DirectoryStore(tmp_path), Settings(home=tmp_path))
     assert desk.ask("GET", "/healthz", key="").json() == {"status": "ok"}
     assert desk.ask("GET", "/readyz", key="").status_code == 503
     term = desk.ledger.take_term()
+    assert desk.ask("GET", "/readyz", key="").status_code == 503
+    desk.ledger.say_alive(term)
+    clock.advance(10)
     assert desk.ask("GET", "/readyz", key="").json() == {"status": "ready", "dispatcher_term": term}
+    clock.advance(60)
+    away = desk.ask("GET", "/readyz", key="")
+    assert (away.status_code, "retry-after" in away.headers) == (503, True)
+    assert "dispatcher" in error_of(away)["message"]
+    desk.ledger.say_alive(desk.ledger.take_term())
+    assert desk.ask("GET", "/readyz", key="").json()["dispatcher_term"] == term + 1
+    desk.ledger.close()
 
 
 def test_what_is_not_there_or_not_so_is_said_in_the_envelope(idle: FrontDesk):
