@@ -24,6 +24,7 @@ from cluster.runtime import NAMESPACE, replica_drains
 from cluster.settings import Settings
 from cluster.store.opening import open_store
 from serve import up
+from serve.feed import MOST_LISTENERS
 from serve.http import create_app
 from serve.service import off_the_loop
 from serve.supervisor import Standing, Supervisor
@@ -34,8 +35,8 @@ SUPERVISOR = "supervisor"
 ASK_S = 10.0
 DRAIN_S = 30.0
 """How long a replica that was told to stop lets its requests end; streams end within a second by themselves."""
-AT_ONCE = 256
-"""Requests that one replica works on; more wait in the proxy."""
+AT_ONCE = 2 * MOST_LISTENERS
+"""Requests that one replica works on, those of who follows a job among them; more wait in the proxy."""
 
 
 class SupervisorHost:

@@ -87,3 +87,16 @@ Admin = Annotated[Caller, Depends(caller_with(Scope.ADMIN))]
 Stopper = Annotated[Caller, Depends(caller_with(Scope.GENERATE, Scope.OPERATE))]
 """May stop and delete: who may ask for work, and who operates it."""
 Operator = Annotated[Caller, Depends(caller_with(Scope.OPERATE))]
+
+
+async def _of_the_farm(request: Request, caller: Operator) -> Caller:
+    """Raises Forbidden."""
+    if caller.tenant != service_of(request).settings.tenant or caller.key.show is not None:
+        raise Forbidden(
+            "this is about the whole farm", remedy="use a key of the farm's own tenant that is bound to no show"
+        )
+    return caller
+
+
+FarmOperator = Annotated[Caller, Depends(_of_the_farm)]
+"""Operates what all tenants share."""

@@ -22,6 +22,8 @@ from cluster.errors import TooSlow, Unreadable
 from serve.gate import OPEN
 
 MAX_FIELDS, MAX_FILES, MAX_VALUE_BYTES, MAX_DEPTH = 200, 8, 256 << 10, 4
+MAX_NESTING = 64
+"""Of JSON: what is read and written again further down must not reach the bound of the interpreter there."""
 _NAME = re.compile(r"(?P<name>[^\[\]]{1,64})(?P<path>(?:\[[^\[\]]{0,64}\])*)")
 
 
@@ -67,12 +69,21 @@ def _json(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body, parse_constant=_no_number, object_pairs_hook=_object)
         json.dumps(document, ensure_ascii=False).encode()  # a lone surrogate is no text
-    except (ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Unreadable(f"the body is not JSON: {said}", remedy="send one JSON object in UTF-8") from error
+        nested = _is_deeper(document, MAX_NESTING)
+    except ValueError as error:
+        raise Unreadable(f"the body is not JSON: {error}", remedy="send one JSON object in UTF-8") from error
+    except RecursionError:
+        nested = True
+    if nested:
+        raise Unreadable("the body is nested too deeply", remedy=f"nest {MAX_NESTING} objects and lists at most")
     if not isinstance(document, dict):
         raise Unreadable("the body is no JSON object", remedy="send one, as in {...}")
     return document
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (most == 0 or any(_is_deeper(one, most - 1) for one in inner))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cluster.errors import FarmError, InvalidInput, RateLimited
 from cluster.ledger.jobs import Job
 from cluster.ledger.outcomes import Outcome
 from cluster.logs import say
+from serve.auth import Caller
 from serve.feed import Feed, News
 from serve.openai.documents import headers
 from serve.service import service_of
@@ -69,7 +70,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 async def stream(
-    request: Request, outcome: Outcome, after: int, shape: Shape, *, chapter: int | None = None
+    request: Request, caller: Caller, outcome: Outcome, after: int, shape: Shape, *, chapter: int | None = None
 ) -> Response:
     """The answer to GET .../events of a job that the caller may see. Raises InvalidInput, RateLimited.
 
@@ -80,9 +81,9 @@ async def stream(
     seen = _seen(request, after, job, chapter)
     if job.over and seen == job.seq:
         return Response(status_code=204)
-    if feed.full:
+    if feed.full(caller.key.id):
         raise RateLimited("too many follow jobs here", remedy="ask for the job itself", retry_after_s=feed.pace.retry_s)
-    return EventStream(_frames(feed, job.id, seen, shape, chapter), feed.pace.slow_s)
+    return EventStream(_frames(feed, job.id, seen, shape, chapter, caller.key.id), feed.pace.slow_s)
 
 
 class EventStream(StreamingResponse):
@@ -123,10 +124,12 @@ def _seen(request: Request, after: int, job: Job, chapter: int | None) -> int:
     return seen
 
 
-async def _frames(feed: Feed, job_id: str, seen: int, shape: Shape, chapter: int | None) -> AsyncGenerator[bytes]:
+async def _frames(
+    feed: Feed, job_id: str, seen: int, shape: Shape, chapter: int | None, key_id: str
+) -> AsyncGenerator[bytes]:
     pace = feed.pace
     ends_s = asyncio.get_running_loop().time() + pace.most_s
-    async with feed.following(job_id, seen) as listener:
+    async with feed.following(job_id, seen, key_id) as listener:
         yield format_sse_event(retry=round(pace.retry_s * 1000))
         while asyncio.get_running_loop().time() < ends_s:
             try:
@@ -152,5 +155,5 @@ async def _frame(news: News, shape: Shape, chapter: int | None) -> bytes:
     return format_sse_event(
         data_str=told.model_dump_json(ensure_ascii=True),  # no other sign ends a line than ours
         event=name,
-        id=None if not news.events else str(news.seen) if chapter is None else f"{chapter}.{news.seen}",
+        id=None if not (news.events or news.last) else str(news.seen) if chapter is None else f"{chapter}.{news.seen}",
     )

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from serve.service import Desk, Service
 
 log = logging.getLogger(__name__)
-MOST_LISTENERS = 1000
+MOST_LISTENERS = 128
+"""Each of them holds one of the requests that a replica works on: as many again are for all that is over soon."""
+MOST_OF_A_KEY = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +54,7 @@ class News:
     outcome: Outcome
     standing: Standing
     moving: tuple[Json, ...]  # what the dispatcher has heard of its running tasks
-    events: tuple[Event, ...]  # none: only something moved
+    events: tuple[Event, ...]  # none: only something moved, or they are kept no longer
     seen: int  # the number of the newest event that is told by now
     nano: int  # booked, and held by running attempts since
     at_us: int
@@ -65,8 +67,8 @@ class News:
 class Listener:
     """Who follows one job; it takes its news from here."""
 
-    def __init__(self, job_id: str, seen: int) -> None:
-        self.job_id, self.seen = job_id, seen
+    def __init__(self, job_id: str, seen: int, key_id: str) -> None:
+        self.job_id, self.seen, self.key_id = job_id, seen, key_id
         self.told: object = None
         self.told_s = float("-inf")
         self._box: asyncio.Queue[News | None] = asyncio.Queue(1)
@@ -105,14 +107,15 @@ class Feed:
         self._known: dict[str, Outcome] = {}
         self._moving: Mapping[str, list[Json]] = {}
 
-    @property
-    def full(self) -> bool:
-        return len(self._listeners) >= MOST_LISTENERS
+    def full(self, key_id: str) -> bool:
+        """Whether nobody more may follow a job here with this key."""
+        of_key = sum(listener.key_id == key_id for listener in self._listeners)
+        return len(self._listeners) >= MOST_LISTENERS or of_key >= MOST_OF_A_KEY
 
     @asynccontextmanager
-    async def following(self, job_id: str, seen: int) -> AsyncIterator[Listener]:
+    async def following(self, job_id: str, seen: int, key_id: str) -> AsyncIterator[Listener]:
         """Tells what happens to a job after its event `seen`."""
-        listener = Listener(job_id, seen)
+        listener = Listener(job_id, seen, key_id)
         self._listeners.add(listener)
         if not self._tasks:
             self._woken, self._moving = asyncio.Event(), {}
@@ -189,12 +192,15 @@ class Feed:
         moving = tuple(self._moving.get(job_id, ()))
         about = (now.status, now.progress, now.queue_position, moving)
         events = tuple(event for event in look.events.get(job_id, ()) if event.seq > listener.seen)
+        all_read = sum(map(len, look.events.values())) < following.PAGE
+        summed_up = outcome.job.over and not events and all_read and listener.seen < outcome.job.seq
         quiet = about == listener.told or time.monotonic() < listener.told_s + self.pace.progress_s
-        if listener not in self._listeners or not listener.waits or (not events and (quiet or outcome.job.over)):
+        nothing = not events and not summed_up and (quiet or outcome.job.over)
+        if listener not in self._listeners or not listener.waits or nothing:
             return
         news = News(
             outcome=outcome, standing=now, moving=moving, events=events,
-            seen=events[-1].seq if events else listener.seen,
+            seen=events[-1].seq if events else outcome.job.seq if summed_up else listener.seen,
             nano=outcome.spend.nano + look.accruing_nano.get(job_id, 0), at_us=now_us,
         )  # fmt: skip
         listener.tell(news, about)

@@ -185,10 +185,14 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
+METADATA = ("168.63.129.16", "192.0.0.192", "fd00:ec2::254")
+"""Where Azure, Oracle and, by IPv6, Amazon answer to their machines, beside the link-local addresses."""
+
+
 def is_of_a_network(address: IPv4Address | IPv6Address) -> bool:
     """Of a closed network, this machine included; what clouds answer to the machines themselves is not."""
     plain = address.ipv4_mapped is None and not address.is_site_local if isinstance(address, IPv6Address) else True
-    never = address.is_link_local or address.is_multicast or address.is_unspecified or str(address) == "168.63.129.16"
+    never = address.is_link_local or address.is_multicast or address.is_unspecified or str(address) in METADATA
     return plain and address.is_private and not never
 
 

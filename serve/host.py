@@ -89,7 +89,7 @@ def _stand(settings: Settings, gpus: int, ending: Ending, told: threading.Event,
             )  # fmt: skip
             up.say(home, now)
             with _http(settings, port) as supervisor, contextlib.ExitStack() as beside:
-                now = replace(now, phase="loading models", url=f"http://{settings.http_host}:{port}")
+                now = replace(now, phase="loading models", url=up.url_of(settings.http_host, port))
                 if metrics:
                     now = replace(now, prometheus=beside.enter_context(_prometheus(settings, port)))
                 up.say(home, now)

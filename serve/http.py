@@ -46,6 +46,8 @@ ABOUT = (
     "Video and pictures by the shapes of OpenAI's clients; whatever is accepted is done, once. Every answer has an "
     "`x-request-id`. A request for work may be sent again with the same `Idempotency-Key`: it is the same job."
 )
+SILENT_S = 20.0
+"""A dispatcher that lives says so every five seconds."""
 OPERATING = (assets, jobs, follow, tasks, workers, shows, budgets, keys, names, metrics)
 """What operators ask and tell the farm."""
 
@@ -117,9 +119,15 @@ async def _alive() -> Alive:
 
 
 async def _ready(request: Request) -> Ready:
-    """What is submitted here is durable, and a dispatcher has been seen that will give it out."""
+    """What is submitted here is durable, and a dispatcher is there that will give it out."""
     service = service_of(request)
-    term = await off_the_loop(lambda: service.ledger.view(outcomes.newest_term))
-    if term == 0:
+    term, alive_us = await off_the_loop(lambda: service.ledger.view(outcomes.newest_dispatcher))
+    if alive_us is None:
         raise Unavailable("no dispatcher has worked on this ledger yet", remedy="wait until the farm is up")
+    silent_s = (service.ledger.clock.now_us() - alive_us) / 1e6
+    if silent_s > SILENT_S:
+        raise Unavailable(
+            f"the dispatcher was last heard of {silent_s:.0f} s ago",
+            remedy="look whether the farm is up; what is submitted is kept, and waits for it",
+        )
     return Ready(dispatcher_term=term)

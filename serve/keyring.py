@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from cluster.errors import Forbidden, NotFound
 from cluster.ledger import keys
@@ -11,6 +12,8 @@ from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from serve import clerk, naming
 from serve.rows import KeyAsked, KeyRow, NewKey
+
+LIMITS = ("requests_per_minute", "in_flight_s", "tokens_per_minute")
 
 
 class Keyring(Protocol):
@@ -28,12 +31,14 @@ class Keyring(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerKeyring:
-    """`tenant` and `show` bound what is seen and made; None bounds nothing. `usual`: whose a key is if nobody says."""
+    """`tenant` and `show` bound what is seen and made, `limits` what is made; None bounds nothing. `usual`: whose a key
+    is if nobody says."""
 
     ledger: Ledger
     usual: str
     tenant: str | None = None
     show: str | None = None
+    limits: Mapping[str, float | None] = field(default_factory=dict)
 
     def named(self, text: str) -> KeyRow:
         return self._seen(naming.key(self.ledger, text, tenant=self.tenant, show=self.show))
@@ -56,11 +61,15 @@ class LedgerKeyring:
             name=asked.name,
             scopes=tuple(dict.fromkeys(Scope(one) for one in asked.scopes)),
             show=show,
-            requests_per_minute=asked.requests_per_minute,
-            in_flight_s=asked.in_flight_s,
-            tokens_per_minute=asked.tokens_per_minute,
+            **{name: self._within(name, getattr(asked, name)) for name in LIMITS},
         )
         return clerk.new_key(*self.ledger.create_key(spec))
+
+    def _within(self, name: str, asked: float | None) -> Any:
+        most = self.limits.get(name)
+        if most is not None and asked is not None and asked > most:
+            raise Forbidden(f"this API key has a {name} of {most:g} itself", field=name, remedy="ask for no more")
+        return most if asked is None else asked
 
     def rotate(self, key_id: str, *, keep_old_s: float) -> NewKey:
         """Raises NotFound, IllegalMove."""

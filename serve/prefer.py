@@ -7,6 +7,7 @@ import re
 
 from fastapi import Request
 
+from serve.auth import Caller
 from serve.gate import HEADERS
 from serve.service import service_of
 
@@ -27,7 +28,7 @@ def applied(wish: str) -> dict[str, str]:
     return {"preference-applied": wish}
 
 
-async def waited(request: Request, job_id: str, *, seen: int, over: bool) -> bool:
+async def waited(request: Request, caller: Caller, job_id: str, *, seen: int, over: bool) -> bool:
     """Whether it is worth looking again: `Prefer: wait=n` holds an answer for n seconds, 60 at most, or until the job
     is over. `seen` is the number of its newest event that is known."""
     asked = next((match for wish in _wishes(request) if (match := _WAIT.fullmatch(wish))), None)
@@ -36,10 +37,10 @@ async def waited(request: Request, job_id: str, *, seen: int, over: bool) -> boo
     wait_s = min(LONGEST_S, int(asked[1]))
     request.scope[HEADERS] |= applied(f"wait={wait_s}")
     feed = service_of(request).feed
-    if over or feed.full:
+    if over or feed.full(caller.key.id):
         return False
     try:
-        async with asyncio.timeout(wait_s), feed.following(job_id, seen) as listener:
+        async with asyncio.timeout(wait_s), feed.following(job_id, seen, caller.key.id) as listener:
             while (news := await listener.news(wait_s)) is not None and not news.last:
                 continue
     except TimeoutError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +32,7 @@ from serve.foresight import Foresight, nobody_yet
 from serve.guard import Guard
 from serve.scrape import Scrape
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 ASK_S = 1.0
 """How long an answer waits for the dispatcher's memory; then it says what is committed."""
@@ -51,6 +52,37 @@ class Desk(Protocol):
     def poke(self) -> None: ...
 
     def progress(self, job_id: str) -> list[Json]: ...
+
+
+class Bell:
+    """Tells the dispatcher that there is something to do, from a thread of its own: a dispatcher that hangs keeps
+    nobody waiting. What comes while it is told is told once more, in one."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._lock = threading.Lock()
+        self._rung = self._rings = False
+
+    def ring(self) -> None:
+        with self._lock:
+            self._rung = True
+            if self._rings:
+                return
+            self._rings = True
+        threading.Thread(target=self._run, name="bell", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._rings, self._rung = self._rung, False
+                if not self._rings:
+                    return
+            try:
+                self._desk.poke()
+            except FarmError:
+                pass  # it also looks by itself
+            except Exception:
+                log.exception("The dispatcher could not be told that there is something to do.")
 
 
 class Queue:
@@ -122,6 +154,7 @@ class Service:
     desk: Desk | None = None
     chat: ChatDesk | None = None
     rates: RateCard = field(init=False)
+    bell: Bell | None = field(init=False)
     queue: Queue = field(init=False)
     feed: Feed = field(init=False)
     guard: Guard = field(init=False)
@@ -134,6 +167,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.rates = load_rate_card(self.settings.rate_card)
+        self.bell = None if self.desk is None else Bell(self.desk)
         self.queue = Queue(self.ledger)
         self.feed = Feed(self)
         self.guard = Guard.of(self.settings)
@@ -143,10 +177,9 @@ class Service:
         self.egress = EgressMeter(self.ledger)
 
     def poke(self) -> None:
-        """The dispatcher also looks by itself: whether it hears this does not matter."""
-        if self.desk is not None:
-            with contextlib.suppress(FarmError):
-                self.desk.poke()
+        """The dispatcher also looks by itself: whether and when it hears this does not matter."""
+        if self.bell is not None:
+            self.bell.ring()
 
     def foresight(self) -> Foresight:
         """By the queue as it was a moment ago. Raises LedgerUnavailable."""

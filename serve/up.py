@@ -63,8 +63,13 @@ def here(settings: Settings) -> Up | None:
 
 def ends(home: Path) -> bool:
     """Whether the farm that stands here has begun to end."""
-    up = _read(home)
-    return up is not None and up.phase == ENDING
+    up = _read(home)  # it stays when the farm is gone, and others may stand on its home then
+    return up is not None and up.phase == ENDING and farm_lock.is_held(home) and up.pid == farm_lock.holder(home)
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a farm that listens at `host` is asked from its own machine."""
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104  # it is compared, not bound
 
 
 def say(home: Path, up: Up) -> None:

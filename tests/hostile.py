@@ -137,7 +137,7 @@ BODIES = [
     post("deep-lists", b"[" * DEEP + b"]" * DEEP, {400}),
     post("deep-objects", b'{"a":' * DEEP + b"1" + b"}" * DEEP, {400}),
     post("deep-in-a-field", BOAT + b', "input_reference": ' + b"[" * DEEP + b"]" * DEEP + b"}", {400}),
-    post("deep-metadata", BOAT + b', "metadata": ' + b'{"a":' * 500 + b"1" + b"}" * 501, {422}),
+    post("deep-metadata", BOAT + b', "metadata": ' + b'{"a":' * 500 + b"1" + b"}" * 501, {400}),
     post("huge-float", BOAT + b', "seconds": 1e400}', {422}),
     post("huge-float-seed", BOAT + b', "seed": 1e400}', {422}),
     post("5000-digits", BOAT + b', "seed": ' + b"1" * 5000 + b"}", {400}),

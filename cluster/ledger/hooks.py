@@ -361,7 +361,9 @@ def settle(connection: Connection, message: Message, tried: Tried, *, next_us: i
     row = connection.execute(select(deliveries).where(*_of(message.hook_id, message.id))).one_or_none()
     if row is None or row.progress != Progress.DUE.value or (row.epoch != message.epoch and not tried.heard):
         return False
-    progress = Progress.DELIVERED if tried.heard else Progress.FAILED if next_us is None or tried.gone else Progress.DUE
+    url_now = select(hooks.c.url).where(hooks.c.id == message.hook_id)
+    gone = tried.gone and connection.execute(url_now).scalar_one_or_none() == message.url
+    progress = Progress.DELIVERED if tried.heard else Progress.FAILED if next_us is None or gone else Progress.DUE
     connection.execute(
         update(deliveries)
         .where(*_of(message.hook_id, message.id))
@@ -373,7 +375,7 @@ def settle(connection: Connection, message: Message, tried: Tried, *, next_us: i
             epoch=row.epoch + 1,
         )
     )
-    if tried.gone:
+    if gone:
         _set(connection, message.hook_id, disabled_us=now_us, disabled_reason="it answered 410 Gone")
         waiting = (deliveries.c.endpoint_id == message.hook_id, deliveries.c.progress == Progress.DUE.value)
         connection.execute(update(deliveries).where(*waiting).values(progress=Progress.FAILED.value))

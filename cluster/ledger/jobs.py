@@ -253,16 +253,22 @@ def made_before(connection: Connection, spec: JobSpec, terms: Terms | None) -> s
                     remedy="use a new key for a new request",
                 )
             return str(known.id)
+        return None
     if terms is None or terms.same_since_us is None:
         return None
     return _asked_before(connection, spec, since_us=terms.same_since_us)
 
 
 def _asked_before(connection: Connection, spec: JobSpec, *, since_us: int) -> str | None:
-    """The newest job of an equal request: what a client sent again has no name but its content."""
+    """The newest job of an equal request without a name: what a client sent again has no name but its content."""
     query = (
         select(jobs.c.id, jobs.c.request)
-        .where(jobs.c.tenant == spec.tenant, jobs.c.fingerprint == spec.fingerprint(), jobs.c.created_us >= since_us)
+        .where(
+            jobs.c.tenant == spec.tenant,
+            jobs.c.idempotency_key.is_(None),
+            jobs.c.fingerprint == spec.fingerprint(),
+            jobs.c.created_us >= since_us,
+        )
         .order_by(jobs.c.created_us.desc())
         .limit(100)
     )

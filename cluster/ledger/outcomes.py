@@ -172,6 +172,12 @@ def models_here(connection: Connection) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
+def newest_dispatcher(connection: Connection) -> tuple[int, int | None]:
+    """(its term, when it or one before it last said that it was alive); (0, None) if there has been none."""
+    row = connection.execute(select(dispatcher.c.term, dispatcher.c.alive_us)).one_or_none()
+    return (0, None) if row is None else (int(row.term), row.alive_us)
+
+
 def newest_term(connection: Connection) -> int:
     """Of the dispatchers that this ledger has seen; 0 if it has seen none."""
     return int(connection.execute(select(func.coalesce(func.max(dispatcher.c.term), 0))).scalar_one())

@@ -159,7 +159,7 @@ async def events(request: Request, caller: Reader, film_id: str, after: After = 
         [(shown, _)] = await showing.shown(service, [film], {news.outcome.job.id: news.moving})
         return shown
 
-    return await stream(request, film.now, after, shape, chapter=len(film.revisions))
+    return await stream(request, caller, film.now, after, shape, chapter=len(film.revisions))
 
 
 @router.api_route(
@@ -209,9 +209,24 @@ async def rewrite(request: Request, caller: Generator, film_id: str, after: Back
     film = await found(service, caller, film_id)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
     new = checked_script(service, fields, film.now.job.spec["model"])
-    if await off_the_loop(lambda: editor(service, caller, film_id).rewrite(new)):
+    changed = await off_the_loop(lambda: editor(service, caller, film_id).rewrite(new))
+    if changed:
         after.add_task(service.poke)
-    return await _answered(request, await found(service, caller, film_id))
+    try:
+        film = await found(service, caller, film_id)
+    except Unavailable:
+        if not changed:
+            raise  # nothing was committed for this request: it may be sent again
+        film = _just_rewritten(film, new, service.ledger.clock.now_us())
+    return await _answered(request, film)
+
+
+def _just_rewritten(film: FilmRow, script: Script, now_us: int) -> FilmRow:
+    """A film whose new script was committed a moment ago, by a ledger that has stopped answering since."""
+    job = film.now.job
+    new = {**job.spec, "script": script.model_dump(mode="json")}
+    spec = films.same_job(job, JobSpec(recipe=RECIPE, version=recipe.VERSION, title=job.title, spec=new))
+    return replace(film, now=submission.just_submitted("", spec, 1, now_us))
 
 
 async def planned(service: Service, asked: schemas.FilmRequest) -> tuple[JobSpec, list[TaskSpec]]:

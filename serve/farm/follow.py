@@ -84,7 +84,7 @@ async def events(request: Request, caller: Reader, job_id: str, after: After = 0
         at = await off_the_loop(lambda: marks(ledger, job.id, job.created_us)) if news.last else {}
         return _followed(news, at)
 
-    return await stream(request, await _found(request, caller, job_id), after, shape)
+    return await stream(request, caller, await _found(request, caller, job_id), after, shape)
 
 
 @router.api_route(

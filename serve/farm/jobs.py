@@ -49,7 +49,7 @@ async def retrieve(request: Request, caller: Reader, job_id: str) -> JobCard:
     waits so many seconds for its end."""
     desk = books(request, caller)
     card = await off_the_loop(lambda: desk.job(whole(job_id, "job")))
-    if await prefer.waited(request, card.job, seen=card.events, over=card.ended is not None):
+    if await prefer.waited(request, caller, card.job, seen=card.events, over=card.ended is not None):
         card = await off_the_loop(lambda: desk.job(card.job))
     return card
 

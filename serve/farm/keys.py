@@ -10,7 +10,7 @@ from pydantic import Field
 from serve.auth import Admin, Caller
 from serve.farm.access import asked, whole
 from serve.farm.orders import STATUSES, extra_of
-from serve.keyring import LedgerKeyring
+from serve.keyring import LIMITS, LedgerKeyring
 from serve.openai.documents import body_of, refusals
 from serve.openai.schemas import Body
 from serve.rows import KeyAsked, KeyRow, NewKey, Page
@@ -41,7 +41,11 @@ class RotateRequest(Body):
 
 def keyring(request: Request, caller: Caller) -> LedgerKeyring:
     return LedgerKeyring(
-        ledger=service_of(request).ledger, usual=caller.tenant, tenant=caller.tenant, show=caller.key.show
+        ledger=service_of(request).ledger,
+        usual=caller.tenant,
+        tenant=caller.tenant,
+        show=caller.key.show,
+        limits={name: getattr(caller.key, name) for name in LIMITS},
     )
 
 
@@ -61,7 +65,8 @@ async def listed(request: Request, caller: Admin) -> Page[KeyRow]:
     openapi_extra=body_of(KeyRequest, forms=False),
 )
 async def create(request: Request, caller: Admin) -> NewKey:
-    """Makes a key. Its secret is in this answer and nowhere else, ever."""
+    """Makes a key, with no more than the limits of the one that asks. Its secret is in this answer and nowhere else,
+    ever."""
     ring, body = keyring(request, caller), await asked(request, KeyRequest)
     return await off_the_loop(lambda: ring.add(KeyAsked(**body.model_dump())))
 

@@ -13,9 +13,13 @@ from serve.farm.orders import STATUSES
 from serve.openai.documents import body_of, refusals
 from serve.openai.schemas import Body
 from serve.rows import Page, ShowRow
-from serve.service import off_the_loop
+from serve.service import off_the_loop, service_of
 
 router = APIRouter(prefix="/v1/shows", tags=["shows"])
+
+
+MOST_OF_OTHERS = 1.0
+"""What a show has that nobody has said anything of."""
 
 
 class ShareRequest(Body):
@@ -50,8 +54,14 @@ async def retrieve(request: Request, caller: Reader, show: str) -> ShowRow:
     openapi_extra=body_of(ShareRequest, forms=False),
 )
 async def set_share(request: Request, caller: Admin, show: str) -> ShowRow:
-    """Sets its share; a show that is not there yet is made. It counts from the dispatcher's next look."""
+    """Sets its share; a show that is not there yet is made. It counts from the dispatcher's next look. Above 1 is for
+    keys of the farm's own tenant: it takes from all others."""
     if caller.key.show is not None:
         raise Forbidden("this API key is bound to a show", remedy="shares are set with a key of the whole tenant")
     desk, name, body = books(request, caller), line(show, "show"), await asked(request, ShareRequest)
+    if body.share > MOST_OF_OTHERS and caller.tenant != service_of(request).settings.tenant:
+        raise Forbidden(
+            f"a share above {MOST_OF_OTHERS:g} takes from other tenants", field="share",
+            remedy=f"use {MOST_OF_OTHERS:g} or less, or a key of the farm's own tenant",
+        )  # fmt: skip
     return await off_the_loop(lambda: desk.set_share(name, body.share))

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from pydantic import Field
 
-from serve.auth import Operator
+from serve.auth import FarmOperator, Operator
 from serve.farm.access import asked, books, line
 from serve.farm.orders import STATUSES, DryRun, extra_of
 from serve.openai.documents import refusals
@@ -43,8 +43,9 @@ async def listed(
     responses=refusals(*(status for status in STATUSES if status != 409)),
     openapi_extra=extra_of(DrainRequest),
 )
-async def drain(request: Request, caller: Operator, worker_id: str, after: BackgroundTasks) -> Deed:
-    """It gets no more work, and ends or checkpoints what it runs. An id may be written with `%2F` or as it is."""
+async def drain(request: Request, caller: FarmOperator, worker_id: str, after: BackgroundTasks) -> Deed:
+    """It gets no more work, and ends or checkpoints what it runs. An id may be written with `%2F` or as it is. For keys
+    of the farm's own tenant that are bound to no show: it works for all tenants."""
     desk, body = books(request, caller), await asked(request, DrainRequest)
     name, reason = line(worker_id, "worker", 128), line(body.reason, "reason", 300)
     deed = await off_the_loop(lambda: desk.drain(name, reason=reason, dry_run=body.dry_run))

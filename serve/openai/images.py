@@ -78,7 +78,7 @@ async def generate(request: Request, caller: Generator, after: BackgroundTasks) 
     question = submission.asked(request, caller, service, asked.model_dump(exclude_none=True))
     outcome, created = await submission.submit(service, caller, question, job, graph)
     if created:
-        await off_the_loop(service.poke)
+        service.poke()
     if prefer.answer_at_once(request):
         return JSONResponse(
             clerk.job_row(outcome.job, outcome.spend.nano).plain(), 202, prefer.applied("respond-async")
@@ -175,11 +175,7 @@ async def _until_over(service: Service, caller: Caller, outcome: Outcome, ends_s
     job_id = outcome.job.id
     while not outcome.job.over:
         if time.monotonic() >= ends_s:
-            raise TooSlow(
-                f"{named(job_id, 'image')} is {outcome.job.state.value} still",
-                remedy="send the same request with the same Idempotency-Key again: it waits on for the same image",
-                retry_after_s=LOOK_S,
-            )
+            raise _later(f"{named(job_id, 'image')} is {outcome.job.state.value} still")
         await asyncio.sleep(LOOK_S)
         try:
             outcome = await _seen(service, caller, job_id)
@@ -188,6 +184,14 @@ async def _until_over(service: Service, caller: Caller, outcome: Outcome, ends_s
         except Unavailable:
             continue
     return outcome
+
+
+def _later(said: str) -> TooSlow:
+    return TooSlow(
+        said,
+        remedy="send the same request with the same Idempotency-Key again: it waits on for the same image",
+        retry_after_s=LOOK_S,
+    )
 
 
 def _why(outcome: Outcome) -> UserMistake:
@@ -229,3 +233,5 @@ def _text_of(service: Service, file: dict[str, Any]) -> str:
         return base64.b64encode(service.store.get(file["key"])).decode()
     except NotFound as error:
         raise gone(service, file) from error
+    except Unavailable as error:  # the job is there, and paid for: a 503 would say that nothing was taken on
+        raise _later("the bytes of a still cannot be read for a moment") from error

@@ -102,7 +102,7 @@ async def retrieve(request: Request, caller: Reader, video_id: str) -> Video:
     service = service_of(request)
     outcome = await _found(service, caller, video_id)
     job = outcome.job
-    if await prefer.waited(request, job.id, seen=job.seq, over=job.over):
+    if await prefer.waited(request, caller, job.id, seen=job.seq, over=job.over):
         outcome = await _found(service, caller, video_id)
     return await _answered(request, outcome)
 
@@ -178,7 +178,7 @@ async def events(request: Request, caller: Reader, video_id: str, after: After =
         seen = None if news.standing.over else await off_the_loop(service.foresight_now)
         return _video(news.outcome, news.standing, estimated(seen, news.outcome, news.moving))
 
-    return await stream(request, await _found(service, caller, video_id), after, told)
+    return await stream(request, caller, await _found(service, caller, video_id), after, told)
 
 
 @router.api_route(
@@ -247,7 +247,7 @@ async def _submitted(
 
 async def _taken_on(service: Service, request: Request, caller: Caller, outcome: Outcome) -> Video:
     taken = outcome.job
-    if await prefer.waited(request, taken.id, seen=taken.seq, over=taken.over):
+    if await prefer.waited(request, caller, taken.id, seen=taken.seq, over=taken.over):
         with contextlib.suppress(Unavailable):  # it is taken on: that is no error any more
             outcome = await _found(service, caller, named(outcome.job.id, "video"))
     return await _answered(request, outcome)

@@ -221,6 +221,17 @@ def test_an_endpoint_that_is_gone_hears_nothing_more_until_it_is_enabled(desk: L
     assert len(claimed(desk)) == 1
 
 
+def test_an_endpoint_that_has_moved_does_not_end_by_what_its_old_address_says(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    ended(desk)
+    [message] = claimed(desk)
+    moved = desk.ledger.change_hook(SIGHT, hook.id, url="https://new.example.com/")
+    desk.ledger.settle_delivery(message, answered(410), next_us=1)
+    assert desk.ledger.view(lambda c: hooks.find(c, SIGHT, hook.id)) == moved
+    [again] = claimed(desk)
+    assert (again.id, again.url) == (message.id, "https://new.example.com/")
+
+
 def test_no_endpoint_takes_the_deliverer_for_itself(desk: LedgerDesk) -> None:
     noisy, quiet = listener(desk), listener(desk, show="trailer")
     for _ in range(6):

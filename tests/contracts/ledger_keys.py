@@ -145,6 +145,19 @@ def test_an_equal_request_that_calls_itself_a_retry_is_the_same_job(desk: Ledger
     assert ask() == (late, False)  # the retry had overtaken what it repeats
 
 
+def test_a_retry_that_has_a_name_is_the_same_job_by_its_name_alone(desk: LedgerDesk) -> None:
+    def ask(name: str | None, *, retry: bool) -> tuple[str, bool]:
+        spec = brief(idempotency_key=name, asked="a" * 64, request={"key": "k", **({"retry": True} if retry else {})})
+        return desk.ledger.submit(spec, [task("t")], Terms(same_since_us=0))
+
+    first, _ = ask("one", retry=False)
+    assert ask("two", retry=True)[1]  # its first try was refused
+    assert ask("one", retry=True) == (first, False)
+    unnamed, created = ask(None, retry=True)
+    assert created
+    assert ask(None, retry=True) == (unnamed, False)
+
+
 def test_only_those_who_may_see_a_job_find_it_and_others_take_as_many_statements(desk: LedgerDesk) -> None:
     own, theirs = desk.submit(task("a"), show="trailer"), desk.submit(task("a"), tenant="other")
     deleted = desk.submit(task("a"))

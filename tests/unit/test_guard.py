@@ -38,6 +38,9 @@ NOT_PUBLIC = [
     *("fe80::1%eth0", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "64:ff9b::7f00:1", "64:ff9b::808:808"),
     *("64:ff9b:1::1", "2002:7f00:1::1", "2001:0:7f00:1::", "2001:db8::1", "3fff::1", "100::1", "5f00::1"),
 ]
+METADATA = [
+    *("169.254.169.254", "0.0.0.0", "::", "224.0.0.1", "fe80::1", "168.63.129.16", "fd00:ec2::254", "192.0.0.192"),
+]
 PUBLIC = ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::1"]
 HOSTILE = {
     "file": "file:///etc/passwd",
@@ -155,7 +158,7 @@ def test_what_is_of_the_internet_is_public(address: str):
     assert not is_of_a_network(ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "0.0.0.0", "::", "224.0.0.1", "fe80::1", "168.63.129.16"])
+@pytest.mark.parametrize("address", METADATA)
 def test_a_closed_network_too_keeps_off_what_clouds_answer_to_machines(address: str):
     assert not is_of_a_network(ip_address(address))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import threading
@@ -297,6 +298,19 @@ def test_a_client_that_goes_away_leaves_nothing_behind(desk: FrontDesk):
         assert not feed._tasks
 
 
+def test_a_job_whose_events_were_summed_up_is_told_to_its_end(desk: FrontDesk):
+    video = desk.create()
+    job_id = job_of(video)
+    desk.ledger.cancel_job(job_id)
+    end = desk.ledger.job(job_id).seq
+    assert desk.ledger.sum_up(job_id, before_us=desk.ledger.clock.now_us() + 1)
+    with served(desk.app) as url:
+        for seen in (None, 1):
+            with stream(f"{url}/v1/videos/{video['id']}/events", desk.secret, seen=seen) as told:
+                last = list(told)[-1]
+            assert (last.name, last.id, last.data["status"]) == ("cancelled", end, "cancelled")
+
+
 def test_a_client_that_reads_nothing_is_cut_off(desk: FrontDesk):
     feed, path = desk.app.state.service.feed, f"/v1/videos/{desk.create()['id']}/events"
     sent: list[Message] = []
@@ -317,6 +331,21 @@ def test_a_client_that_reads_nothing_is_cut_off(desk: FrontDesk):
     asyncio.run(asyncio.wait_for(desk.app(scope, receive, send), 30))
     assert [message.get("more_body") for message in sent] == [None, True, True]
     assert not feed._listeners
+
+
+def test_a_key_that_follows_too_many_jobs_is_told_so_and_others_are_not(
+    desk: FrontDesk, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serve.feed.MOST_OF_A_KEY", 2)
+    path = f"/v1/videos/{desk.create()['id']}"
+    with served(desk.app) as url, contextlib.ExitStack() as followers:
+        told = [followers.enter_context(stream(f"{url}{path}/events", desk.secret)) for _ in range(2)]
+        assert [next(one).name for one in told] == ["status", "status"]
+        refused = desk.ask("GET", f"{path}/events")
+        assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
+        assert desk.ask("GET", path, headers={"Prefer": "wait=60"}).json()["status"] == "queued"
+        other = followers.enter_context(stream(f"{url}{path}/events", desk.key()))
+        assert next(other).name == "status"
 
 
 def test_the_client_of_openai_reads_the_stream_too(working: Working):

@@ -316,22 +316,39 @@ def test_who_was_quicker_is_not_overwritten(desk: FrontDesk, monkeypatch: pytest
     assert seen == ["circled sh010.t2", "circled sh020.t2", "circled sh010.t2"]
 
 
-def test_a_ledger_that_goes_away_after_the_commit_makes_no_error(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):
-    submit = desk.ledger.submit_film
+def goes_away_after(desk: FrontDesk, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = getattr(desk.ledger, method)
 
-    def away(_: Any) -> Any:
+    def away(work: Any) -> Any:
         raise LedgerUnavailable("the ledger does not answer")
 
-    def submit_and_go(*args: Any) -> Any:
-        made = submit(*args)
+    def last(*args: Any) -> Any:
+        done = commit(*args)
         monkeypatch.setattr(desk.ledger, "view", away)
-        return made
+        return done
 
-    monkeypatch.setattr(desk.ledger, "submit_film", submit_and_go)
+    monkeypatch.setattr(desk.ledger, method, last)
+
+
+def test_a_ledger_that_goes_away_after_the_commit_makes_no_error(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):
+    goes_away_after(desk, "submit_film", monkeypatch)
     film = create(desk, logline=LOGLINE)
     assert (film["status"], film["revisions"]) == ("queued", [])
     monkeypatch.undo()
     assert look(desk, film)["logline"] == LOGLINE
+
+
+def test_a_ledger_that_goes_away_after_a_new_script_is_committed_makes_no_error(
+    desk: FrontDesk, monkeypatch: pytest.MonkeyPatch
+):
+    film = create(desk, script=script_of(CATALOG, "boat"))
+    goes_away_after(desk, "revise_film", monkeypatch)
+    changed = desk.ask("PUT", f"/v1/films/{film['id']}/script", json=script_of(CATALOG, "fish"))
+    assert changed.status_code == 200, changed.text
+    assert changed.json()["status"] == "queued"
+    assert "fish" in changed.json()["scenes"][0]["shots"][0]["prompt"]
+    monkeypatch.undo()
+    assert len(look(desk, film)["revisions"]) == 2
 
 
 @pytest.mark.parametrize(

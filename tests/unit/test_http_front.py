@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +19,14 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from actors.contract import Json
+from cluster.clock import ManualClock
 from cluster.errors import FarmError, LedgerUnavailable
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
+from cluster.settings import Settings
+from cluster.store.directory import DirectoryStore
 from serve import envelope
 from serve.office import Verb
 from tests.front_desk import BOAT, CATALOG, FrontDesk, front_desk
@@ -309,6 +314,20 @@ def test_a_hostile_body_gets_a_typed_answer(idle: FrontDesk, body: bytes, header
     assert idle.ledger.jobs() == []
 
 
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/films", "/v1/estimates", "/v1/chat/completions"])
+@pytest.mark.parametrize("depth", [65, 900, 985, 990, 2000])
+def test_a_body_that_is_nested_too_deeply_is_refused_with_the_bound(idle: FrontDesk, path: str, depth: int):
+    body = b'{"model": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    response = idle.ask("POST", path, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert "64" in error_of(response)["message"]
+
+
+def test_a_body_that_is_nested_as_deeply_as_may_be_is_read(idle: FrontDesk):
+    response = idle.ask("POST", "/v1/videos", content=b'{"prompt": ' + b"[" * 63 + b"]" * 63 + b"}")
+    assert (response.status_code, error_of(response)["param"]) == (422, "prompt")
+
+
 def test_a_body_that_says_nothing_of_its_length_is_cut_off(idle: FrontDesk):
     read: list[int] = []
 
@@ -477,11 +496,23 @@ def test_every_error_of_the_tree_has_a_status(kind: type[FarmError]):
     assert ("retry-after" in answered.headers) == (answered.status_code in (429, 503))
 
 
-def test_a_process_is_alive_and_ready_once_a_dispatcher_was_seen(desk: FrontDesk):
+def test_a_process_is_alive_and_ready_while_a_dispatcher_is(sqlite_url: str, tmp_path: Path):
+    clock = ManualClock()
+    desk = FrontDesk(Ledger(sqlite_url, clock=clock, durable=False), DirectoryStore(tmp_path), Settings(home=tmp_path))
     assert desk.ask("GET", "/healthz", key="").json() == {"status": "ok"}
     assert desk.ask("GET", "/readyz", key="").status_code == 503
     term = desk.ledger.take_term()
+    assert desk.ask("GET", "/readyz", key="").status_code == 503
+    desk.ledger.say_alive(term)
+    clock.advance(10)
     assert desk.ask("GET", "/readyz", key="").json() == {"status": "ready", "dispatcher_term": term}
+    clock.advance(60)
+    away = desk.ask("GET", "/readyz", key="")
+    assert (away.status_code, "retry-after" in away.headers) == (503, True)
+    assert "dispatcher" in error_of(away)["message"]
+    desk.ledger.say_alive(desk.ledger.take_term())
+    assert desk.ask("GET", "/readyz", key="").json()["dispatcher_term"] == term + 1
+    desk.ledger.close()
 
 
 def test_what_is_not_there_or_not_so_is_said_in_the_envelope(idle: FrontDesk):
@@ -514,3 +545,47 @@ def test_the_document_says_openapi_3_1_and_only_statuses_that_have_our_envelope(
     assert {"200", "400", "401", "403", "413", "422", "429", "503"} <= set(create["responses"])
     names = [o["operationId"] for path in document["paths"].values() for o in path.values()]
     assert len(set(names)) == len(names)
+
+
+def test_a_dispatcher_that_hangs_keeps_nobody_waiting(sqlite_url: str, tmp_path: Path):
+    hangs, ends = threading.Event(), threading.Event()
+
+    class Hung:
+        def poke(self) -> None:
+            hangs.set()
+            ends.wait(60)
+
+        def progress(self, job_id: str) -> list[Json]:
+            return []
+
+    with front_desk(sqlite_url, tmp_path) as front:
+        desk = FrontDesk(front.ledger, front.store, front.settings, Hung())
+        try:
+            answers = [desk.create(), desk.create()]
+            still = {"json": {"prompt": BOAT}, "headers": {"Prefer": "respond-async"}}
+            assert desk.ask("POST", "/v1/images/generations", **still).status_code == 202
+            assert hangs.wait(30)
+            assert not ends.is_set()
+            assert [answer["status"] for answer in answers] == ["queued", "queued"]
+        finally:
+            ends.set()
+
+
+def test_the_dispatcher_hears_of_what_came_while_it_was_told_of_something_else(sqlite_url: str, tmp_path: Path):
+    first, again, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        def poke(self) -> None:
+            (again if first.is_set() else first).set()
+            goes_on.wait(60)
+
+        def progress(self, job_id: str) -> list[Json]:
+            return []
+
+    with front_desk(sqlite_url, tmp_path) as front:
+        desk = FrontDesk(front.ledger, front.store, front.settings, Slow())
+        desk.create()
+        assert first.wait(30)
+        desk.create()
+        goes_on.set()
+        assert again.wait(30)

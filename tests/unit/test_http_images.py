@@ -12,7 +12,7 @@ import openai
 import pytest
 from PIL import Image
 
-from cluster.errors import FailureClass, FarmError, InvalidSpec, JobFailed
+from cluster.errors import FailureClass, FarmError, InvalidSpec, JobFailed, StoreUnavailable
 from tests.front_desk import BOAT, FrontDesk, Working, front_desk
 from tests.picture_engine import PictureEngine
 
@@ -79,6 +79,28 @@ def test_a_call_that_waited_too_long_is_sent_again_and_finds_the_same_job(workin
     assert made.data is not None
     assert made.data[0].b64_json
     assert [job.title for job in working.farm.ledger.jobs()].count("a blue fish drifts on a coral reef") == 1
+
+
+def test_a_still_that_the_store_does_not_give_out_for_a_moment_is_waited_for_and_not_drawn_again(
+    working: Working, monkeypatch: pytest.MonkeyPatch
+):
+    get, failed = working.farm.store.get, list[str]()
+
+    def away_once(key: str) -> bytes:
+        if "/assets/" in key and not failed:
+            failed.append(key)
+            raise StoreUnavailable("the store does not answer")
+        return get(key)
+
+    monkeypatch.setattr(working.farm.store, "get", away_once)
+    body = {"prompt": "a green boat crosses the sea", "seed": 9}
+    early, late = (
+        working.desk.ask("POST", "/v1/images/generations", json=body, headers={"Idempotency-Key": "once"})
+        for _ in range(2)
+    )
+    assert (early.status_code, early.json()["error"]["code"], len(failed)) == (408, "request_timeout", 1)
+    assert late.json()["data"][0]["b64_json"]
+    assert [job.title for job in working.farm.ledger.jobs()].count(body["prompt"]) == 1
 
 
 def test_a_still_that_cannot_be_drawn_is_no_error_of_the_server(working: Working):

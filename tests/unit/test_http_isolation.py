@@ -54,7 +54,7 @@ OF_OPERATORS = re.compile(r"/v1/(assets|jobs|tasks|workers|shows|budgets|keys|na
 QUERIES = {path: {"part": f"job_{ABSENT}"} for path in ("/v1/names/jobs", "/v1/names/workers", "/v1/names/keys")}
 OF_ONE = {*QUERIES, "/v1/shows/{show}"}
 """Without an id of the farm's in the path, and yet of one thing that a stranger has not."""
-OF_THE_FARM = {"/metrics"}
+OF_THE_FARM = {"/metrics", "/v1/workers/{worker}/drain"}
 """For keys of the farm's own tenant alone."""
 IDS = [f"{method} {path}" for method, path, _ in ROUTES]
 

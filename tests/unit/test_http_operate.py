@@ -242,6 +242,8 @@ def test_workers_are_the_farms_and_what_they_do_for_others_has_no_name(farm: Ope
     assert farm.post("/v1/workers/w2/drain")["workers"] == 0
     assert theirs not in str(deed)
     assert farm.books.ledger.draining() == {"w2": "it is old"}
+    for key in (farm.front.key(Scope.OPERATE, tenant="other"), farm.front.key(Scope.OPERATE, show="one")):
+        assert farm.refused("POST", "/v1/workers/w1/drain", key=key, json={})[0] == 403
 
 
 def test_a_reader_is_told_why_and_not_whose(farm: Operating):
@@ -269,8 +271,17 @@ def test_shares_are_set_for_a_tenant_by_its_admin_and_by_no_bound_key(farm: Oper
     assert farm.refused("PUT", "/v1/shows/one", key=bound, json={"share": 9})[0] == 403
     foreign = farm.front.key(Scope.ADMIN, tenant="other")
     assert farm.get("/v1/shows", key=foreign)["data"] == []
-    assert farm.ask("PUT", "/v1/shows/one", key=foreign, json={"share": 7}).status_code == 200
-    assert farm.books.ledger.shares() == {"studio/a film of mine": 1.0, "studio/one": 2.5, "other/one": 7.0}
+    assert farm.refused("PUT", "/v1/shows/one", key=foreign, json={"share": 7})[:2] == (403, "share")
+    assert farm.ask("PUT", "/v1/shows/one", key=foreign, json={"share": 0.5}).status_code == 200
+    assert farm.books.ledger.shares() == {"studio/a film of mine": 1.0, "studio/one": 2.5, "other/one": 0.5}
+
+
+def test_no_key_makes_one_that_may_do_more_than_itself(farm: Operating):
+    small = farm.front.key(Scope.ADMIN, requests_per_minute=60, in_flight_s=30.0)
+    more = {"name": "x", "requests_per_minute": 61}
+    assert farm.refused("POST", "/v1/keys", key=small, json=more)[:2] == (403, "requests_per_minute")
+    made = farm.post("/v1/keys", {"name": "x", "in_flight_s": 10, "tokens_per_minute": 500}, key=small)
+    assert [made[name] for name in ("requests_per_minute", "in_flight_s", "tokens_per_minute")] == [60, 10.0, 500]
 
 
 def test_keys_are_made_and_seen_within_the_bounds_of_the_key_that_asks(farm: Operating):

@@ -105,3 +105,17 @@ def test_down_returns_when_it_has_ended(tmp_path: Path) -> None:
         up.stop(Settings(home=tmp_path), found)  # it has no handler of its own for SIGTERM
         assert farm.process.wait(10) != 0
         assert up.here(Settings(home=tmp_path)) is None
+
+
+def test_a_farm_ends_for_as_long_as_it_is_there(tmp_path: Path) -> None:
+    with other(tmp_path, "ending"):
+        assert up.ends(tmp_path)
+    assert not up.ends(tmp_path)  # its record is left
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.0.0.7", "10.0.0.7"), ("farm.local", "farm.local")],
+)
+def test_the_address_of_a_farm_is_one_that_can_be_asked(host: str, said: str) -> None:
+    assert up.url_of(host, 8000) == f"http://{said}:8000"
