@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -54,6 +55,9 @@ def caller_with(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
             request.scope[HEADERS] |= {
                 "x-ratelimit-limit-requests": str(key.requests_per_minute),
                 "x-ratelimit-remaining-requests": str(admitted.left),
+                "x-ratelimit-reset-requests": f"{admitted.full_s:.3f}s",
+                "ratelimit-policy": f'"requests";q={key.requests_per_minute};w=60',
+                "ratelimit": f'"requests";r={admitted.left};t={math.ceil(admitted.full_s)}',
             }
         if not key.may(scopes):
             named = " or ".join(scope.value for scope in scopes)

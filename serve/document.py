@@ -13,7 +13,13 @@ from serve.openai.documents import MEANINGS, headers, reads, schema_of
 from serve.webhooks import TOPICS
 
 ANSWERS = ("x-request-id", "openai-processing-ms", "farm-replica")
-OF_KEYS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")
+OF_KEYS = (
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "RateLimit-Policy",
+    "RateLimit",
+)
 TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}
 HEADERS: dict[str, tuple[dict[str, Any], str]] = {
     "x-request-id": (TEXT, "The log of the farm knows the request by it"),
@@ -21,6 +27,9 @@ HEADERS: dict[str, tuple[dict[str, Any], str]] = {
     "farm-replica": (TEXT, "Who answered, where several stand behind one proxy"),
     "x-ratelimit-limit-requests": (NUMBER, "Requests a minute, of a key that has a limit"),
     "x-ratelimit-remaining-requests": (NUMBER, "How many of them are left"),
+    "x-ratelimit-reset-requests": (TEXT, "When all of them are there again, as in `6.000s`"),
+    "RateLimit-Policy": (TEXT, 'The same limit as in the draft of the IETF: `"requests";q=60;w=60`'),
+    "RateLimit": (TEXT, 'What is left, and when all is there again: `"requests";r=59;t=1`'),
     "x-ratelimit-limit-tokens": (NUMBER, "Tokens a minute, of a key that has a limit"),
     "x-ratelimit-remaining-tokens": (NUMBER, "How many of them are left"),
     "x-ratelimit-reset-tokens": (TEXT, "When all of them are there again, as in `6.000s`"),

@@ -108,6 +108,7 @@ class Admitted:
     key: Key
     wait_s: float = 0.0
     left: int | None = None  # requests; None: it has no limit
+    full_s: float = 0.0  # until all of them are there
     tokens: Allowance | None = None  # the same
 
 
@@ -202,16 +203,19 @@ def admit(connection: Connection, secret: str, *, now_us: int) -> tuple[Admitted
     if row is None or row.revoked_us is not None or not (known or older):
         return None, {}
     changes: dict[str, int] = {}
-    wait_us, left = 0, None
+    wait_us, full_us, left = 0, 0, None
     if row.requests_per_minute is not None:
         each_us = MINUTE_US // row.requests_per_minute
         paid_us = min(max(row.paced_us, now_us), now_us + MINUTE_US) + each_us  # the wall clock may be set back
         wait_us = max(0, paid_us - now_us - each_us * row.requests_per_minute)
         left = 0 if wait_us else row.requests_per_minute - -(-(paid_us - now_us) // each_us)
+        full_us = paid_us - now_us - (each_us if wait_us else 0)
         changes = {} if wait_us else {"paced_us": paid_us}
     if row.used_us is None or now_us - row.used_us >= SEEN_EVERY_US:
         changes["used_us"] = now_us
-    return Admitted(key=_key(row), wait_s=wait_us / 1e6, left=left, tokens=_allowance(row, now_us)), changes
+    tokens = _allowance(row, now_us)
+    admitted = Admitted(key=_key(row), wait_s=wait_us / 1e6, left=left, full_s=full_us / 1e6, tokens=tokens)
+    return admitted, changes
 
 
 def pay(connection: Connection, secret: str, *, now_us: int) -> Admitted | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,6 +34,19 @@ def _length(value: Any) -> Any:
     return number(value.strip().removesuffix("s") if isinstance(value, str) else value)
 
 
+def _object(value: Any) -> Any:
+    """Forms carry text: an object may be written as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("is no JSON object")
+    return found
+
+
 def _pairs(value: dict[str, str]) -> dict[str, str]:
     if len(value) > 16 or any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
         raise ValueError("at most 16 pairs of a key of 64 and a value of 512 characters")
@@ -49,7 +63,20 @@ Seconds = Annotated[float, BeforeValidator(_length), Field(gt=0, allow_inf_nan=F
 Quality = Literal["draft", "standard", "final"]
 Tier = Literal["interactive", "normal", "batch"]
 Prompt = Annotated[str, Field(description="What the model shall draw")]
-Metadata = Annotated[dict[str, str], AfterValidator(_pairs)]
+Metadata = Annotated[dict[str, str], BeforeValidator(_object), AfterValidator(_pairs)]
+Side = Annotated[int, BeforeValidator(number), Field(ge=1, le=99_999, description="As other servers write `size`")]
+NOT_TAKEN = {
+    "num_inference_steps": "`quality` sets it",
+    "guidance_scale": "`quality` sets it",
+    "guidance_scale_2": "`quality` sets it",
+    "flow_shift": "`quality` sets it",
+    "negative_prompt": "say in the prompt what shall be there",
+    "lora": "leave it out",
+    "extra_params": "leave it out",
+    "video_reference": "leave it out",
+    "audio_reference": "leave it out",
+}
+"""What other servers take of a video, and what to do instead."""
 
 
 class Body(BaseModel):
@@ -66,10 +93,20 @@ class VideoRequest(Body):
         description="A first frame, for models that take one: a file in a form, or an object with `image_url` (https: "
         "or data:). PNG, JPEG or WebP, scaled and cut to the size of the video",
     )
+    image_reference: Any = Field(default=None, description="`input_reference`, as other servers call it")
+    width: Side | None = None
+    height: Side | None = None
+    num_frames: Annotated[
+        int | None, BeforeValidator(number), Field(ge=1, le=1_000_000, description="Of a clip, in place of `seconds`")
+    ] = None
+    fps: Annotated[
+        float | None, BeforeValidator(number), Field(gt=0, le=1000, description="That of the model, and no other")
+    ] = None
     seed: Seed | None = None
     quality: Quality = "standard"
     tier: Tier = "normal"
     metadata: Metadata | None = None
+    user: str | None = Field(default=None, max_length=256, description="Taken, and kept with the job")
 
 
 class RemixRequest(Body):

@@ -12,7 +12,8 @@ from fastapi import APIRouter, BackgroundTasks, Query, Request
 from starlette.responses import Response
 
 from actors.contract import Quality
-from cluster.errors import InvalidSpec, NotFound, NotReady, Unavailable
+from actors.limits import Limits
+from cluster.errors import InvalidInput, InvalidSpec, NotFound, NotReady, Unavailable, Unsupported
 from cluster.graph import TaskSpec
 from cluster.ledger import outcomes
 from cluster.ledger.jobs import JobSpec
@@ -61,8 +62,7 @@ async def create(request: Request, caller: Generator, after: BackgroundTasks) ->
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
     asked = request_of(fields)
     reference = first_frames.reference_of(asked.input_reference)
-    more = {"metadata": asked.metadata} if asked.metadata else {}
-    return await _submitted(service, request, caller, after, asked, more, reference=reference)
+    return await _submitted(service, request, caller, after, asked, {}, reference=reference)
 
 
 @router.get("", operation_id="list_videos", response_model=VideoPage, responses=refusals(401, 403, 404, 422, 429, 503))
@@ -158,6 +158,8 @@ async def remix(request: Request, caller: Generator, video_id: str, after: Backg
         size=_size(source),
         seed=brief.seed if asked.seed is None else asked.seed,
         quality=brief.quality.value,
+        tier=source.job.tier,  # type: ignore[arg-type]  # one of jobs.TIERS
+        metadata=source.job.request.get("metadata"),
     )
     more = {"remix_of": named(source.job.id, "video")}
     return await _submitted(service, request, caller, after, again, more, frame=brief.first_frame)
@@ -212,8 +214,26 @@ async def content(
 
 
 def request_of(fields: dict[str, Any]) -> schemas.VideoRequest:
-    """Raises InvalidInput."""
-    return schemas.checked(schemas.VideoRequest, fields)
+    """By our names, whichever it was written in. Raises InvalidInput, Unsupported."""
+    for name, remedy in schemas.NOT_TAKEN.items():
+        if fields.get(name) not in (None, ""):
+            raise Unsupported(f"no model here takes {name}", field=name, remedy=remedy)
+    asked = schemas.checked(
+        schemas.VideoRequest, {name: value for name, value in fields.items() if name not in schemas.NOT_TAKEN}
+    )
+    if (asked.width is None) != (asked.height is None):
+        missing = "width" if asked.width is None else "height"
+        raise InvalidInput("width and height go together", field=missing, remedy="give both, or size")
+    named: dict[str, Any] = {}
+    if asked.width is not None:
+        named["size"] = f"{asked.width}x{asked.height}"
+        if asked.size not in (None, named["size"]):
+            raise InvalidInput(f"it is not {named['size']}", field="size", remedy="give one of them")
+    if asked.image_reference is not None:
+        if asked.input_reference is not None:
+            raise InvalidInput("input_reference is the same", field="image_reference", remedy="give one of them")
+        named["input_reference"] = asked.image_reference
+    return asked.model_copy(update={**named, "width": None, "height": None, "image_reference": None})
 
 
 async def _submitted(
@@ -228,6 +248,8 @@ async def _submitted(
     reference: Reference | None = None,
 ) -> Video:
     """`frame` is a first frame that is kept, `reference` the way to one that is not: that makes two requests equal."""
+    kept = {name: value for name, value in (("metadata", asked.metadata), ("user", asked.user)) if value}
+    more = {**kept, **more}
     fields = asked.model_dump(exclude_none=True, exclude={"input_reference"}) | more
     if reference is not None:
         fields["input_reference"] = reference
@@ -262,7 +284,7 @@ async def planned(
         raise InvalidSpec(f"{model.id} draws nothing", field="model", remedy="GET /v1/models says which do")
     brief = clip.Brief(
         prompt=asked.prompt,
-        seconds=asked.seconds,
+        seconds=_seconds(asked, model.id, model.limits),
         seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed,
         quality=Quality(asked.quality),
         model=asked.model,
@@ -279,6 +301,26 @@ async def planned(
         request=more,
     )
     return job, graph
+
+
+def _seconds(asked: schemas.VideoRequest, model: str, limits: Limits) -> float:
+    """Of a clip, if need be from its frames. Raises InvalidInput, Unsupported."""
+    rate = float(limits.fps)
+    if asked.fps is not None and abs(asked.fps - rate) > 0.01:
+        raise Unsupported(f"{model} draws at {rate:g} fps", field="fps", remedy="leave it out")
+    if asked.num_frames is None:
+        return asked.seconds
+    if asked.num_frames == 1 or not limits.allows_frames(asked.num_frames):
+        raise Unsupported(
+            f"num_frames {asked.num_frames} cannot be drawn by {model}",
+            field="num_frames",
+            remedy=f"it draws clips of {limits.seconds()} at {rate:g} fps",
+        )
+    seconds = asked.num_frames / rate
+    if "seconds" in asked.model_fields_set and abs(asked.seconds - seconds) > 0.01:
+        said = f"{asked.num_frames} frames are {seconds:g} s, not {asked.seconds:g} s"
+        raise InvalidInput(said, field="num_frames", remedy="give one of them")
+    return seconds
 
 
 async def _found(service: Service, caller: Caller, video_id: str) -> Outcome:

@@ -20,7 +20,9 @@ import httpx
 import openai
 import pytest
 
+from actors.catalog import Catalog
 from cluster.ledger.ledger import Ledger
+from tests.scripts import script_of
 from tests.standing_farm import StandingFarm, standing_farm, until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
@@ -85,21 +87,32 @@ def test_a_signed_webhook_tells_of_a_video_that_is_completed(farm: StandingFarm)
 
 
 def test_what_one_replica_took_on_the_other_knows(farm: StandingFarm) -> None:
-    with httpx.Client(headers={"Authorization": f"Bearer {farm.key}"}) as client:
-        made = client.post(f"{farm.url}/v1/videos", json={"prompt": BOAT})
-        took, path = made.headers["farm-replica"], f"{farm.url}/v1/videos/{made.json()['id']}"
+    with httpx.Client(base_url=farm.url, headers={"Authorization": f"Bearer {farm.key}"}, timeout=90.0) as client:
 
-        def by_another(method: str, path: str) -> httpx.Response:
+        def by_another(took: str, method: str, path: str) -> httpx.Response:
+            """Not read yet."""
             for _ in range(200):
-                answer = client.request(method, path)
+                answer = client.send(client.build_request(method, path), stream=True)
                 if answer.headers["farm-replica"] != took:
                     return answer
+                answer.close()
             raise AssertionError("all was answered by one replica")
 
-        assert by_another("GET", path).status_code == 200
-        until(lambda: client.get(path).json()["status"] == "completed")
-        assert by_another("GET", f"{path}/content").content[4:8] == b"ftyp"
-        assert by_another("POST", f"{path}/cancel").json()["status"] == "completed"
+        made = client.post("/v1/videos", json={"prompt": BOAT})
+        took, path = made.headers["farm-replica"], f"/v1/videos/{made.json()['id']}"
+        heard = list(by_another(took, "GET", f"{path}/events").iter_lines())
+        assert [line for line in heard if line.startswith("event:")][-1] == "event: completed"
+        assert json.loads(by_another(took, "GET", path).read())["status"] == "completed"
+        assert by_another(took, "GET", f"{path}/content").read()[4:8] == b"ftyp"
+
+        made = client.post("/v1/films", json={"script": script_of(Catalog.load(), "boat"), "review": True})
+        took, path = made.headers["farm-replica"], f"/v1/films/{made.json()['id']}"
+        lines = by_another(took, "GET", f"{path}/events").iter_lines()
+        assert next(lines).startswith("retry:")
+        until(lambda: bool(client.get(path).json()["waits_for"]))  # a person, so it does not end by itself
+        assert json.loads(by_another(took, "POST", f"{path}/cancel").read())["status"] == "cancelled"
+        assert [line for line in lines if line.startswith("event:")][-1] == "event: cancelled"
+        assert client.get(path).json()["status"] == "cancelled"
 
 
 def test_a_replica_the_proxy_and_the_dispatcher_die_under_many_requests(farm: StandingFarm) -> None:

@@ -245,6 +245,10 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(desk: FrontDesk):
     slow = desk.key(requests_per_minute=2)
     first, second, third = (desk.ask("GET", "/v1/models", key=slow) for _ in range(3))
     assert [r.headers["x-ratelimit-remaining-requests"] for r in (first, second, third)] == ["1", "0", "0"]
+    assert [0 <= 60 - 30 * left - float(r.headers["x-ratelimit-reset-requests"].removesuffix("s")) < 25
+            for left, r in ((1, first), (0, second), (0, third))] == [True] * 3  # fmt: skip
+    assert second.headers["ratelimit-policy"] == '"requests";q=2;w=60'
+    assert re.fullmatch(r'"requests";r=0;t=[3-6]\d', second.headers["ratelimit"])
     assert (third.status_code, error_of(third)["code"]) == (429, "rate_limited")
     assert 25 <= int(third.headers["retry-after"]) <= 30
     assert abs(int(third.headers["retry-after-ms"]) - 29_500) < 2_500

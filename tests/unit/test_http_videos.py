@@ -136,6 +136,15 @@ def test_a_remix_keeps_all_but_the_prompt_and_says_what_it_was_made_from(working
     assert client.videos.poll(made.id, poll_interval_ms=20).status == "completed"
 
 
+def test_a_remix_is_for_the_same_purpose(working: Working):
+    extra = {"tier": "batch", "metadata": {"shot": "sc1"}, "seed": 12}
+    client = working.desk.openai()
+    first = client.videos.create_and_poll(prompt=BOAT, extra_body=extra, poll_interval_ms=20)
+    made = client.videos.remix(first.id, prompt="a blue fish drifts on a coral reef")
+    assert made.metadata == {"shot": "sc1"}  # type: ignore[attr-defined]  # an extra of the farm
+    assert working.farm.ledger.job(made.id.replace("video_", "job_")).tier == "batch"
+
+
 def test_progress_follows_the_denoise_steps_and_a_cancelled_video_ends_the_wait(working: Working):
     desk, working.engine.at_half = working.desk, threading.Event()
     try:
@@ -229,6 +238,18 @@ def test_members_in_brackets_are_read(desk: FrontDesk):
     assert video.metadata == {"shot": "sc1", "tag": "a"}  # type: ignore[attr-defined]  # an extra of the farm
 
 
+def test_names_of_other_servers_are_understood(desk: FrontDesk):
+    plain = {"prompt": BOAT, "seconds": 2, "size": "512x512", "seed": 11, "metadata": {"shot": "sc1"}}
+    theirs = {"prompt": BOAT, "num_frames": "24", "fps": "12", "width": "512", "height": "512", "seed": "11",
+              "metadata": '{"shot": "sc1"}', "negative_prompt": "", "user": "ann"}  # fmt: skip
+    shown = [desk.ask("POST", "/v1/videos", **body).json() for body in ({"json": plain}, {"data": theirs})]
+    one, other = ({name: video[name] for name in (*plain, "model", "quality")} for video in shown)
+    assert one == other
+    jobs = [desk.ledger.job(video["id"].replace("video_", "job_")) for video in shown]
+    assert [job.request.get("user") for job in jobs] == [None, "ann"]
+    assert desk.ask("POST", "/v1/estimates", json={"kind": "video", **theirs}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "said"),
     [
@@ -247,7 +268,19 @@ def test_members_in_brackets_are_read(desk: FrontDesk):
         ({"prompt": BOAT, "seed": -1}, "seed", "greater than or equal to 0"),
         ({"prompt": BOAT, "seed": 10**400}, "seed", "less than"),
         ({"prompt": BOAT, "tier": "now"}, "tier", "'interactive', 'normal' or 'batch'"),
-        ({"prompt": BOAT, "num_frames": 9}, "num_frames", "there is no parameter num_frames; use prompt, model"),
+        ({"prompt": BOAT, "frames": 9}, "frames", "there is no parameter frames; use prompt, model"),
+        ({"prompt": BOAT, "num_frames": 9}, "num_frames", "num_frames 9 cannot be drawn by house-video; it draws"),
+        ({"prompt": BOAT, "num_frames": 1}, "num_frames", "num_frames 1 cannot be drawn by house-video; it draws"),
+        ({"prompt": BOAT, "num_frames": 24, "seconds": 4}, "num_frames", "24 frames are 2 s, not 4 s; give one"),
+        ({"prompt": BOAT, "fps": 24}, "fps", "house-video draws at 12 fps; leave it out"),
+        ({"prompt": BOAT, "width": 512}, "height", "width and height go together"),
+        ({"prompt": BOAT, "width": 64, "height": 64, "size": "512x512"}, "size", "it is not 64x64; give one of them"),
+        ({"prompt": BOAT, "negative_prompt": "rain"}, "negative_prompt", "no model here takes negative_prompt; say in"),
+        ({"prompt": BOAT, "guidance_scale": 7.5}, "guidance_scale", "no model here takes guidance_scale; `quality`"),
+        ({"prompt": BOAT, "lora": "{}"}, "lora", "no model here takes lora; leave it out"),
+        ({"prompt": BOAT, "image_reference": '{"image_url": "http://x"}'}, "input_reference", "takes no first frame"),
+        ({"prompt": BOAT, "metadata": "{"}, "metadata", "is no JSON object"),
+        ({"prompt": BOAT, "metadata": "[" * 5000}, "metadata", "is no JSON object"),
         ({"prompt": BOAT, "metadata": {"a": "b" * 513}}, "metadata", "at most 16 pairs"),
         ({"prompt": BOAT, "metadata": {"a": 1}}, "metadata.a", "should be a valid string"),
         ({"prompt": BOAT, "input_reference": {"image_url": "http://x"}}, "input_reference", "takes no first frame"),
