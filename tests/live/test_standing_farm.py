@@ -115,6 +115,71 @@ def test_what_one_replica_took_on_the_other_knows(farm: StandingFarm) -> None:
         assert client.get(path).json()["status"] == "cancelled"
 
 
+AGAIN = """
+import ray
+from ray import serve
+from cluster.settings import load
+from serve.app import NAME, built
+
+ray.init()
+serve.run(built(load()), name=NAME, route_prefix="/")
+"""
+"""The same application with the settings of the environment, as `serve run` does."""
+
+
+def test_a_rolling_update_loses_nothing_and_ends_streams_cleanly(farm: StandingFarm) -> None:
+    update = ["env", "FARM_IMAGE_WAIT_S=77", sys.executable, "-P", "-c", AGAIN]
+    answers: list[httpx.Response] = []
+    updated = threading.Event()
+    headers = {"Authorization": f"Bearer {farm.key}"}
+    with httpx.Client(base_url=farm.url, headers=headers, timeout=120.0) as client, ThreadPoolExecutor(3) as aside:
+
+        def submit() -> None:
+            while not updated.wait(0.25):
+                answers.append(client.post("/v1/videos", json={"prompt": BOAT, "seed": len(answers)}))
+
+        def heard(path: str, seen: str | None) -> list[str]:
+            """Lines of a stream that ended by itself: one that is cut off raises."""
+            mark = {} if seen is None else {"Last-Event-ID": seen}
+            with client.stream("GET", f"{path}/events", headers=mark) as stream:
+                assert stream.status_code == 200
+                return list(stream.iter_lines())
+
+        film = client.post("/v1/films", json={"script": script_of(Catalog.load(), "fish"), "review": True}).json()
+        path = f"/v1/films/{film['id']}"
+        until(lambda: bool(client.get(path).json()["waits_for"]))  # a person, so it does not end by itself
+        old = {client.get("/v1/models").headers["farm-replica"] for _ in range(40)}
+        job = client.get(path).json()["revisions"][-1]["job"]
+        streamed = aside.submit(heard, path, None)
+        waited = aside.submit(client.get, f"/v1/jobs/{job}", headers={"Prefer": "wait=60"})
+        submits = aside.submit(submit)
+        until(lambda: bool(answers))
+        try:
+            until(lambda: farm.ray("job", "submit", "--", *update, check=False).returncode == 0, timeout_s=240)
+        finally:
+            updated.set()
+        submits.result(60)
+        lines, held = streamed.result(120), waited.result(120)
+        assert {answer.status_code for answer in answers} == {200}
+        assert (held.status_code, held.json()["state"]) == (200, "in_review")
+        assert "event: cancelled" not in lines
+        assert old.isdisjoint({client.get("/v1/models").headers["farm-replica"] for _ in range(40)})
+        client.post(f"{path}/cancel")
+        seen = [line.removeprefix("id: ") for line in lines if line.startswith("id:")][-1]
+        assert "event: cancelled" in heard(path, seen)
+        made = {answer.json()["id"] for answer in answers}
+        assert len(made) == len(answers)
+        left = set(made)
+
+        def all_over() -> bool:
+            left.difference_update(
+                one for one in set(left) if client.get(f"/v1/videos/{one}").json()["status"] == "completed"
+            )
+            return not left
+
+        until(all_over, timeout_s=120)
+
+
 def test_a_replica_the_proxy_and_the_dispatcher_die_under_many_requests(farm: StandingFarm) -> None:
     accepted: dict[int, str] = {}
     refused: list[str] = []
