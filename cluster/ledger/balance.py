@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from cluster.ledger import budgets, recount
+from cluster.ledger import budget_recount, recount
 from cluster.rates import usd
 
 OF_MONEY = (
@@ -41,7 +41,9 @@ def balance(connection: Connection) -> Balance:
     for line in books.log.lines:
         by_kind[line.kind] += line.nano
     return Balance(
-        flaws=tuple(flaw for flaw in (*recount.flaws(books), *budgets.flaws(connection)) if flaw.startswith(OF_MONEY)),
+        flaws=tuple(
+            flaw for flaw in (*recount.flaws(books), *budget_recount.flaws(connection)) if flaw.startswith(OF_MONEY)
+        ),
         num_lines=len(books.log.lines),
         sums={kind: f"{usd(nano):.9f}" for kind, nano in by_kind.items()},
     )

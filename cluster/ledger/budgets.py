@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
     and_,
@@ -31,9 +30,9 @@ from sqlalchemy import (
 from cluster import budgets as rules
 from cluster.budgets import Action, Budget, BudgetSpec, Need, Period, Purse, Scope, Threshold
 from cluster.errors import NotFound, OverBudget
-from cluster.ledger import hooks
+from cluster.ledger import budget_recount, hooks
 from cluster.ledger.database import padded
-from cluster.ledger.schema import attempts, budget_events, cost_lines, jobs, revisions
+from cluster.ledger.schema import attempts, budget_events, jobs, revisions
 from cluster.ledger.schema import budgets as table
 from cluster.rates import split, usd
 from cluster.states import AttemptState
@@ -84,6 +83,7 @@ class _Open:
     purse: Purse
     more_spent: int = 0
     more_reserved: int = 0
+    full: bool = False  # there was no more when something that ran asked
     stopped: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -119,10 +119,15 @@ class Till:
 
     def extend(self, job_id: str, *, more_nano: int, least_nano: int, stop: dict[str, Any]) -> int | None:
         """What an attempt reserves more; None if it has to stop, which `stop` tells in the log of that budget."""
-        found = rules.extended(self.purses(job_id), more_nano=more_nano, least_nano=least_nano)
-        if isinstance(found, Purse):
-            self._open[found.id].stopped.append(stop)
-            return None
+        while isinstance(
+            found := rules.extended(self.purses(job_id), more_nano=more_nano, least_nano=least_nano), Purse
+        ):
+            one = self._open[found.id]
+            one.full = True
+            if _reached(one) is not Action.FINISH:
+                one.stopped.append(stop)
+                return None
+            found.acting = Action.FINISH.value
         self.move(job_id, spent=0, reserved=found)
         return found
 
@@ -145,8 +150,8 @@ class Till:
         for one in self._open.values():
             for data in one.stopped:
                 _log(self._connection, one.purse.id, "budget.stop", data, now_us=self._now_us)
-            if one.more_spent > 0 or one.stopped:
-                _judge(self._connection, one.row, one.purse, full=bool(one.stopped), now_us=self._now_us)
+            if one.more_spent > 0 or one.full:
+                _judge(self._connection, one.row, one.purse, full=one.full, now_us=self._now_us)
 
 
 def book(connection: Connection, lines: Sequence[tuple[str, str, int, int]], *, now_us: int) -> None:
@@ -245,9 +250,9 @@ def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int
         )
     )
     row = _row(connection, budget_id)
-    spent_nano = _recounted(connection, row)
+    spent_nano = budget_recount.spent(connection, row)
     _trim(connection, row, room_nano=max(0, spec.cap_nano - spent_nano), now_us=now_us)
-    counted = {"spent_nano": spent_nano, "reserved_nano": _reserved(connection, row)}
+    counted = {"spent_nano": spent_nano, "reserved_nano": budget_recount.reserved(connection, row)}
     connection.execute(update(table).where(table.c.id == budget_id).values(**counted))
     data = {
         "cap_nano": spec.cap_nano, "period": spec.period.value, "spent_nano": counted["spent_nano"],
@@ -265,7 +270,7 @@ def _trim(connection: Connection, row: Row[Any], *, room_nano: int, now_us: int)
         jobs, jobs.c.id == attempts.c.job_id
     )
     runs = (attempts.c.state == AttemptState.RUNNING.value, attempts.c.reserved_nano > 0)
-    held = connection.execute(query.where(*runs, jobs_under(row)).order_by(attempts.c.id)).all()
+    held = connection.execute(query.where(*runs, budget_recount.jobs_under(row)).order_by(attempts.c.id)).all()
     reserved = [one.reserved_nano for one in held]
     if sum(reserved) <= room_nano:
         return
@@ -277,21 +282,13 @@ def _trim(connection: Connection, row: Row[Any], *, room_nano: int, now_us: int)
     connection.execute(RESERVED, [{"attempt": one.id, "more": more} for one, more in zip(held, less, strict=True)])
 
 
-def jobs_under(whose: Row[Any] | BudgetSpec) -> ColumnElement[bool]:
-    """Of jobs: those under a budget of this tenant, scope and subject."""
-    mine: ColumnElement[bool] = jobs.c.tenant == whose.tenant
-    if whose.scope == Scope.SHOW.value:
-        return mine & (jobs.c.show == whose.subject)
-    if whose.scope == Scope.FILM.value:
-        return mine & jobs.c.id.in_(select(revisions.c.job_id).where(revisions.c.film_id == whose.subject))
-    return mine
-
-
 def workers_under(connection: Connection, spec: BudgetSpec) -> list[str]:
     """Who runs something under a budget."""
     query = select(attempts.c.worker_id).distinct().join(jobs, jobs.c.id == attempts.c.job_id)
     runs = attempts.c.state == AttemptState.RUNNING.value
-    return list(connection.execute(query.where(runs, jobs_under(spec)).order_by(attempts.c.worker_id)).scalars())
+    return list(
+        connection.execute(query.where(runs, budget_recount.jobs_under(spec)).order_by(attempts.c.worker_id)).scalars()
+    )
 
 
 def remove(connection: Connection, tenant: str, budget_id: str, *, now_us: int) -> None:
@@ -367,34 +364,10 @@ def turn(connection: Connection, row: Row[Any], *, now_us: int) -> Row[Any]:
     old = {"from_us": row.from_us, "spent_nano": row.spent_nano, "cap_nano": row.cap_nano}
     new = {"from_us": from_us, "until_us": until_us, "fired": [], "acting": None}
     connection.execute(update(table).where(table.c.id == row.id).values(**new))
-    spent = _recounted(connection, _row(connection, row.id))
+    spent = budget_recount.spent(connection, _row(connection, row.id))
     connection.execute(update(table).where(table.c.id == row.id).values(spent_nano=spent))
     _log(connection, row.id, "budget.turn", {**old, "spent_now_nano": spent}, now_us=now_us)
     return _row(connection, row.id)
-
-
-def flaws(connection: Connection) -> list[str]:
-    """Counters that a recount does not find, and budgets beyond their bound: what had to stop ran at most for as long
-    as a heartbeat after there was no more, each at its rate. A worker that was lost by
-    then heard nothing: its lease ran out first. One whose action lets work end is past its cap by that;
-    and what is metered is charged when it has been used, whatever is left."""
-    broken = []
-    for row in connection.execute(select(table).order_by(table.c.id)).all():
-        spent, reserved = _recounted(connection, row), _reserved(connection, row)
-        if (spent, reserved) != (row.spent_nano, row.reserved_nano):
-            said = f"{row.id} says {row.spent_nano} and {row.reserved_nano}, is {spent} and {reserved}"
-            broken.append(f"budgets equal a recount: {said}")
-        told = select(budget_events).where(budget_events.c.budget_id == row.id, budget_events.c.at_us >= row.from_us)
-        allowed, since_us = row.cap_nano, row.from_us
-        for e in connection.execute(told.order_by(budget_events.c.seq)):
-            if e.kind == "budget.set":  # what was spent before it was set is not its doing
-                allowed, since_us = max(e.data["cap_nano"], e.data["spent_nano"]), e.at_us
-            elif e.kind == "budget.stop":
-                allowed += max(e.data["slack_nano"], _spent_unheard(connection, e.data["attempt"], since_us=e.at_us))
-        allowed += _recounted(connection, row, cost_lines.c.worker_id.is_(None), cost_lines.c.at_us >= since_us)
-        if spent > allowed and row.acting != Action.FINISH.value:
-            broken.append(f"no budget overshoots its bound: {row.id} has spent {spent} of {allowed}")
-    return broken
 
 
 def _opened(connection: Connection, row: Row[Any], now_us: int) -> _Open:
@@ -406,6 +379,12 @@ def _opened(connection: Connection, row: Row[Any], now_us: int) -> _Open:
 def _purse(row: Row[Any]) -> Purse:
     names = ("id", "cap_nano", "spent_nano", "reserved_nano", "acting")
     return Purse(**{name: row._mapping[name] for name in names})
+
+
+def _reached(one: _Open) -> Action | None:
+    purse = one.purse
+    reached = rules.reached(_thresholds(one.row), spent_nano=purse.spent_nano, cap_nano=purse.cap_nano, full=one.full)
+    return rules.gravest(reached)
 
 
 def _judge(connection: Connection, row: Row[Any], purse: Purse, *, full: bool, now_us: int) -> None:
@@ -453,36 +432,6 @@ def _check_subject(connection: Connection, spec: BudgetSpec) -> None:
 
 def _row(connection: Connection, budget_id: str) -> Row[Any]:
     return connection.execute(select(table).where(table.c.id == budget_id)).one()
-
-
-def _recounted(connection: Connection, row: Row[Any], *which: ColumnElement[bool]) -> int:
-    """The cost lines of its scope and period, or those `which` are asked for."""
-    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).where(cost_lines.c.at_us >= row.from_us, *which)
-    if row.scope == Scope.FILM.value:
-        own = select(revisions.c.job_id).where(revisions.c.film_id == row.subject)
-        query = query.where(cost_lines.c.job_id.in_(own))
-    else:
-        query = query.where(cost_lines.c.tenant == row.tenant)
-    if row.scope == Scope.SHOW.value:
-        query = query.where(cost_lines.c.show == row.subject)
-    return int(connection.execute(query).scalar_one())
-
-
-def _spent_unheard(connection: Connection, attempt_id: str, *, since_us: int) -> int:
-    """What an attempt that was lost has cost since it had to stop."""
-    query = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).join(
-        attempts, attempts.c.id == cost_lines.c.attempt_id
-    )
-    lost = attempts.c.state.in_((AttemptState.LOST.value, AttemptState.STUCK.value))
-    of = (attempts.c.id == attempt_id, lost, cost_lines.c.from_us >= since_us)
-    return int(connection.execute(query.where(*of)).scalar_one())
-
-
-def _reserved(connection: Connection, row: Row[Any]) -> int:
-    """By the attempts that run under it."""
-    query = select(func.coalesce(func.sum(attempts.c.reserved_nano), 0)).join(jobs, jobs.c.id == attempts.c.job_id)
-    runs = attempts.c.state == AttemptState.RUNNING.value
-    return int(connection.execute(query.where(runs, jobs_under(row))).scalar_one())
 
 
 def _log(connection: Connection, budget_id: str, kind: str, data: dict[str, Any], *, now_us: int) -> int:

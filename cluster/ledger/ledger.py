@@ -18,6 +18,7 @@ from cluster.errors import FailureClass, NotFound, WorkerLost
 from cluster.graph import TaskSpec, check_size
 from cluster.ledger import (
     audit,
+    budget_recount,
     budgets,
     chores,
     erasure,
@@ -181,7 +182,7 @@ class Ledger:
 
     def flaws(self) -> list[str]:
         """What the checker finds in the log, and in the tables by it; empty when all is well."""
-        return self.view(lambda c: [*recount.flaws(recount.read_books(c)), *budgets.flaws(c)])
+        return self.view(lambda c: [*recount.flaws(recount.read_books(c)), *budget_recount.flaws(c)])
 
     def cancel_job(self, job_id: str) -> int:
         now_us = self.clock.now_us()

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, select
 
 from cluster.budgets import REASON, Action
-from cluster.ledger import budgets, moves, operations
+from cluster.ledger import budget_recount, budgets, moves, operations
 from cluster.ledger.schema import budgets as table
 from cluster.ledger.schema import jobs, tasks
 from cluster.states import Move, State
@@ -50,6 +50,6 @@ def wake(connection: Connection, tenants: list[str], *, now_us: int) -> int:
 
 
 def _cancel(connection: Connection, row: Row[Any], *, now_us: int) -> int:
-    of = budgets.jobs_under(row)
+    of = budget_recount.jobs_under(row)
     still = select(jobs.c.id).where(of, jobs.c.ended_us.is_(None), jobs.c.target == "run").limit(MOST)
     return sum(operations.cancel_job(connection, i, now_us=now_us) for i in connection.execute(still).scalars().all())

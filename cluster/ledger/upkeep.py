@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from cluster.errors import DamagedLedger, FarmError, InvalidInput, NotFound, StoreFull, Unavailable
-from cluster.ledger import budgets, recount
+from cluster.ledger import budget_recount, recount
 from cluster.ledger.database import MIGRATIONS
 
 PREFIX = "sqlite:///"
@@ -100,7 +100,7 @@ def check(connection: Connection) -> list[str]:
         for row in connection.execute(text("PRAGMA foreign_key_check")):
             flaws.append(f"foreign keys: row {row[1]} of {row[0]} names no row of {row[2]}")
     try:
-        return [*flaws, *recount.flaws(recount.read_books(connection)), *budgets.flaws(connection)]
+        return [*flaws, *recount.flaws(recount.read_books(connection)), *budget_recount.flaws(connection)]
     except Exception as error:  # what somebody tampered with may break any rule that a replay stands on
         return [*flaws, f"the log cannot be replayed: {type(error).__name__} {error}"]
 

@@ -306,6 +306,20 @@ def test_finish_lets_end_what_runs_past_the_cap_and_starts_nothing(desk: LedgerD
     desk.check()
 
 
+def test_finish_at_the_cap_itself_lets_end_what_runs_past_it(desk: LedgerDesk) -> None:
+    budget = cap(desk, 12, (1.0, Action.FINISH))
+    job = desk.submit(draws("a"), draws("b"))
+    a = leased(desk, job, "a")
+    for _ in range(8):
+        desk.clock.advance(3)
+        assert desk.ledger.extend(desk.term, [a["attempt_id"]], TAKES_10) == {a["attempt_id"]: True}
+    commit(desk, a)
+    assert (now(desk, budget).spent_nano, now(desk, budget).acting) == (24 * S1, Action.FINISH)
+    assert kinds(desk, budget) == ["budget.set", "budget.reached"]
+    assert isinstance(ask(desk, job, "b"), Held)
+    desk.check()
+
+
 def test_hold_lets_run_what_runs_as_far_as_the_cap(desk: LedgerDesk) -> None:
     cap(desk, 30, (0.3, Action.HOLD))
     job = desk.submit(draws("a"), draws("b"), draws("c"))

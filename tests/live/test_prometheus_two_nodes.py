@@ -31,7 +31,7 @@ from tests.standing_farm import until
 from tests.unit.test_metrics_table import EXPRESSIONS
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1500)]
-WORK_S = float(os.environ.get("REELFARM_METRICS_S", "15"))
+WORK_S = float(os.environ.get("REELFARM_METRICS_S", "120"))
 EVERY_S = 2.0
 FLEETS = """fleets:
   - {name: pictures, role: render, model: house-video, num_workers: 2, accelerator: GPU, accelerators_per_worker: 1,
