@@ -128,7 +128,7 @@ def load_rate_card(path: Path | None = None) -> RateCard:
         raise InvalidSettings(
             f"the rate card is in {currency}; only USD is accounted",
             field="rates.currency",
-            remedy="give its prices in USD, as budgets are",
+            remedy="give its prices in USD, as budgets are (FARM_RATE_CARD)",
         )
     return RateCard(
         version=version,

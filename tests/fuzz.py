@@ -65,6 +65,7 @@ def fuzz(world: World, *, cases: int, seed: int) -> dict[str, Tally]:
 
 def _fuzzed(world: World, operation: Any, client: Any, each: int, seed: int) -> Tally:
     tally, ids, secret = Tally(), ids_of(world, operation), world.key(*Scope)
+    world.desk.ledger.say_alive(world.term)  # the farm is ready
 
     def ask(case: Case) -> None:
         made_up = zlib.crc32(repr(case.path_parameters).encode()) % 10 >= REAL

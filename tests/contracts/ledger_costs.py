@@ -177,4 +177,4 @@ def test_a_wrong_line_is_found_and_whose_it_is(desk: LedgerDesk, said: str, stat
         connection.execute(text(statement))
         return balance.balance(connection)
 
-    assert any(flaw.startswith(said) for flaw in desk.ledger.view(look).flaws)
+    assert any(flaw.startswith(said) for flaw in desk.ledger.database.transaction(look).flaws)

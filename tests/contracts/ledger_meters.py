@@ -173,6 +173,6 @@ def test_a_bill_that_is_not_its_meter_is_found(desk: LedgerDesk, statement: str)
         connection.execute(text(statement))
         return recount.flaws(recount.read_books(connection))
 
-    found = desk.ledger.view(look)
+    found = desk.ledger.database.transaction(look)
     assert found
     assert all(flaw.startswith("meters balance: ") for flaw in found)

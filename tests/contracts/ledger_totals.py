@@ -68,7 +68,7 @@ def test_what_meters_counted_is_summed_in_their_units(desk: LedgerDesk) -> None:
         line |= {"kind": "egress", "worker_id": None, "accelerator": None, "held_us": 0, "unit": "bytes"}
         connection.execute(insert(cost_lines), [line | {"quantity": 700}, line | {"quantity": 300}])
 
-    desk.ledger.view(metered)
+    desk.ledger.database.transaction(metered)
     sums = Bill(lines_come_in_order=True).read(desk.ledger)
     assert [one.quantity for what, one in sums.items() if what.kind == "egress"] == [1000]
 

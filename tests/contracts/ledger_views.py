@@ -68,7 +68,7 @@ def test_the_database_calls_the_state_of_a_job_as_the_code_does(desk: LedgerDesk
         connection.execute(delete(jobs).where(jobs.c.id != job))
         return [said[f"job_{n}"] for n in range(len(sets))]
 
-    assert desk.ledger.view(told) == [job_state(counts).value for counts in sets]
+    assert desk.ledger.database.transaction(told) == [job_state(counts).value for counts in sets]
 
 
 def test_jobs_are_listed_by_show_and_state_newest_first(desk: LedgerDesk) -> None:

@@ -208,7 +208,7 @@ def test_a_replica_the_proxy_and_the_dispatcher_die_under_many_requests(farm: St
         ids = {f"job_{video.removeprefix('video_')}" for video in accepted.values()}
         until(lambda: all(ledger.job(one).over for one in ids), timeout_s=200)
         assert Counter(ledger.job(one).state.value for one in ids) == {"succeeded": NUM_REQUESTS}
-        asked = sorted(job.spec["seed"] - FIRST for job in ledger.jobs(limit=1000))
+        asked = sorted((job.spec["seed"] or 0) - FIRST for job in ledger.jobs(limit=1000))
         assert [n for n in asked if 0 <= n < NUM_REQUESTS] == list(range(NUM_REQUESTS)), (
             "one was lost, or made two jobs"
         )
@@ -263,7 +263,7 @@ def test_a_batch_submitted_to_ray_killed_half_way_and_submitted_again_does_nothi
 
 def made(ledger: Ledger) -> int:
     """How many jobs the lines have made: those of other tests have seeds by chance, or of their own."""
-    return sum(job.spec.get("seed", 0) - FIRST_LINE in range(NUM_LINES) for job in ledger.jobs(limit=1000))
+    return sum((job.spec.get("seed") or 0) - FIRST_LINE in range(NUM_LINES) for job in ledger.jobs(limit=1000))
 
 
 def test_down_ends_streams_cleanly_and_what_was_accepted_goes_on_at_the_next_up(farm: StandingFarm) -> None:

@@ -83,7 +83,7 @@ def test_a_rate_card_in_another_currency_than_budgets_is_named_with_its_remedy(
     monkeypatch.setenv("FARM_RATE_CARD", str(home / "rates.yaml"))
     row = found(capsys, code=1)["rate card"]
     assert row["said"] == "the rate card is in EUR; only USD is accounted"
-    assert row["remedy"] == "give its prices in USD, as budgets are"
+    assert row["remedy"] == "give its prices in USD, as budgets are (FARM_RATE_CARD)"
 
 
 def test_a_store_that_cannot_be_used_is_named_with_the_remedy_and_the_others_are_looked_at(

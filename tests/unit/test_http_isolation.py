@@ -74,7 +74,7 @@ class World:
         self.desk = desk
         feed = desk.app.state.service.feed
         feed.pace = replace(feed.pace, most_s=0.01)  # streams end
-        desk.ledger.take_term()  # it is ready
+        self.term = desk.ledger.take_term()
         self.owner = desk.key(*Scope, show="feature")
         image = JobSpec(recipe="pipelines.recipes.image", title="x", spec={}, tenant="studio", show="feature")
         self.ids = {

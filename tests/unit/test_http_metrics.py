@@ -225,7 +225,7 @@ def test_ten_thousand_jobs_add_no_series(farm: Scraped):
         more = [row | {"id": f"job_{n}", "idempotency_key": f"key-{n}", "title": f"job {n}"} for n in range(10_000)]
         connection.execute(insert(jobs), more)
 
-    books.ledger.view(many)
+    books.ledger.database.transaction(many)
     after = farm.series()
     assert after.keys() == before.keys()
     assert farm.value("farm_jobs", recipe="film", state="succeeded") == 10_001
