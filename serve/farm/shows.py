@@ -50,7 +50,7 @@ async def retrieve(request: Request, caller: Reader, show: str) -> ShowRow:
     "/{show:path}",
     operation_id="set_share",
     response_model=ShowRow,
-    responses=refusals(*(status for status in STATUSES if status not in (404, 409))),
+    responses=refusals(*(status for status in STATUSES if status != 409)),
     openapi_extra=body_of(ShareRequest, forms=False),
 )
 async def set_share(request: Request, caller: Admin, show: str) -> ShowRow:

@@ -36,7 +36,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             SSE: {
-                "schema": {"type": "string"},
+                "schema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]},
                 "example": 'data: {"object":"chat.completion.chunk","choices":[...]}\n\ndata: [DONE]\n\n',
             }
         },

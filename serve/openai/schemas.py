@@ -65,6 +65,10 @@ Tier = Literal["interactive", "normal", "batch"]
 Prompt = Annotated[str, Field(description="What the model shall draw")]
 Metadata = Annotated[dict[str, str], BeforeValidator(_object), AfterValidator(_pairs)]
 Side = Annotated[int, BeforeValidator(number), Field(ge=1, le=99_999, description="As other servers write `size`")]
+NumFrames = Annotated[
+    int, BeforeValidator(number), Field(ge=1, le=1_000_000, description="Of a clip, in place of `seconds`")
+]
+Fps = Annotated[float, BeforeValidator(number), Field(gt=0, le=1000, description="That of the model, and no other")]
 NOT_TAKEN = {
     "num_inference_steps": "`quality` sets it",
     "guidance_scale": "`quality` sets it",
@@ -96,12 +100,8 @@ class VideoRequest(Body):
     image_reference: Any = Field(default=None, description="`input_reference`, as other servers call it")
     width: Side | None = None
     height: Side | None = None
-    num_frames: Annotated[
-        int | None, BeforeValidator(number), Field(ge=1, le=1_000_000, description="Of a clip, in place of `seconds`")
-    ] = None
-    fps: Annotated[
-        float | None, BeforeValidator(number), Field(gt=0, le=1000, description="That of the model, and no other")
-    ] = None
+    num_frames: NumFrames | None = None
+    fps: Fps | None = None
     seed: Seed | None = None
     quality: Quality = "standard"
     tier: Tier = "normal"
