@@ -125,7 +125,7 @@ class InProcessFarm:
         thread.join(timeout=timeout_s)
         assert not thread.is_alive()
 
-    def wait_for(self, ready: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
+    def wait_for(self, ready: Callable[[], bool], *, timeout_s: float = 90.0) -> None:
         """Looks at the dispatcher's truth until `ready`, ticking it; fails the test after `timeout_s`."""
         import time
 
