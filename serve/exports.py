@@ -25,7 +25,6 @@ from cluster.focus.lines import GRACE_US, Period, month_of
 from cluster.ledger import statement
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.statement import Whose
-from cluster.rates import load_rate_card
 from cluster.settings import Settings
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -116,13 +115,6 @@ def period_of(from_: str | None, to: str | None, *, now_us: int) -> Period:
             f"{from_ or to_datetime(from_us).date()} is not before the end", field="from", remedy="give an earlier one"
         )
     return Period(from_us=from_us, to_us=to_us)
-
-
-def bill(ledger: Ledger, settings: Settings) -> None:
-    """What a farm that is up does by itself. Raises InvalidSettings for what has no price."""
-    done = ledger.bill_meters(load_rate_card(settings.rate_card), every_s=settings.bill_s)
-    if done.gaps:
-        raise done.gaps[0]
 
 
 def check(ledger: Ledger, export: Export) -> None:

@@ -39,18 +39,20 @@ class Chore:
     do: Callable[[], dict[str, Any]]
 
 
+def bill(ledger: Ledger, settings: Settings) -> dict[str, Any]:
+    """What the meters have counted. Raises InvalidSettings for what has no price."""
+    done = ledger.bill_meters(load_rate_card(settings.rate_card), every_s=settings.bill_s)
+    if done.gaps:
+        raise done.gaps[0]
+    return {"lines": done.num_lines}
+
+
 def chores_of(settings: Settings, ledger: Ledger, store: Store) -> list[Chore]:
     """All that a farm does for its own upkeep."""
 
     def swept() -> dict[str, Any]:
         kept = {"uploads_kept_s": settings.uploads_kept_s, "remains_kept_s": settings.checkpoints_kept_s}
         return asdict(sweep(ledger, store, **kept))
-
-    def billed() -> dict[str, Any]:
-        done = ledger.bill_meters(load_rate_card(settings.rate_card), every_s=settings.bill_s)
-        if done.gaps:
-            raise done.gaps[0]
-        return {"lines": done.num_lines}
 
     return [
         Chore(name="sweep-store", every_s=settings.sweep_s, do=swept),
@@ -60,7 +62,7 @@ def chores_of(settings: Settings, ledger: Ledger, store: Store) -> list[Chore]:
             do=lambda: asdict(retention.collect(ledger, store, settings)),
         ),
         Chore(name="forget", every_s=settings.sweep_s, do=lambda: asdict(retention.forget(ledger, settings))),
-        Chore(name="bill-meters", every_s=min(BILL_LOOK_S, settings.bill_s), do=billed),
+        Chore(name="bill-meters", every_s=min(BILL_LOOK_S, settings.bill_s), do=lambda: bill(ledger, settings)),
     ]
 
 

@@ -101,7 +101,7 @@ def export(
 @contextmanager
 def _pieces(settings: Settings, asked: Asked) -> Iterator[Iterable[bytes]]:
     from cluster import farm_lock
-    from serve import exports
+    from serve import exports, upkeep
     from serve.cli import office
     from serve.remote import Remote
 
@@ -120,6 +120,6 @@ def _pieces(settings: Settings, asked: Asked) -> Iterator[Iterable[bytes]]:
         except NotReady:
             if farm_lock.is_held(settings.home):
                 raise
-            exports.bill(ledger, settings)
+            upkeep.bill(ledger, settings)
             exports.check(ledger, export)
         yield exports.pieces(ledger, export)
