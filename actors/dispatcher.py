@@ -291,7 +291,6 @@ class Dispatcher:
         if losing:
             await asyncio.wait(losing, timeout=TICK_S)
         await self._call(lambda: self._ledger.leave(self._term, worker_id))
-        await asyncio.gather(*losing)
         self._memory.forget(worker_id)
         self._health.well(worker_id)
         say(log, "A worker left.", action="worker.leave", worker=worker_id)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cluster.ledger.audit import Log, violations, wasted_nano
 from cluster.ledger.balance import OF_MONEY
+from cluster.ledger.events import Event
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.replay import Injected
 from cluster.rates import usd
@@ -33,8 +34,8 @@ def print_verdict(ledger: Ledger, work: Work, hits: Sequence[tuple[int, str]], *
     lost = list(_lost(ledger, work))
     leases = [e for e in log.events if e.kind == "task.lease"]
     unbalanced = [line for line in found if line.startswith(OF_MONEY)] + ledger.unbalanced_workers()
-    noticed_s = sorted(_times_to(("task.expire", "task.die", "task.commit"), log, hits))
-    again_s = sorted(_times_to(("task.lease", "task.commit"), log, hits))
+    noticed_s = sorted((end_us - hit_us) / 1e6 for hit_us, _, end_us in _hit(log, hits) if end_us < math.inf)
+    again_s = sorted(_seconds_to_go_on(log, hits))
     num_tasks = sum(len(ledger.tasks(job_id)) for job_id in work.films)
     held, wasted = ledger.spent().held_s, ledger.spent(kind="wasted")
     lines = {
@@ -81,16 +82,23 @@ def _lost(ledger: Ledger, work: Work) -> Iterator[str]:
         yield from (f"lost: {r['key']} should be dead" for r in ledger.tasks(job_id) if r["state"] != State.DEAD)
 
 
-def _times_to(kinds: Sequence[str], log: Log, hits: Sequence[tuple[int, str]]) -> Iterator[float]:
-    """Seconds from the moment in which a worker was hit to the next event of these kinds of the task that it ran."""
+def _hit(log: Log, hits: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Event, float]]:
+    """When a worker was hit, the lease of each task that it ran then, and when that attempt ended."""
     ends = {e.attempt_id: e.at_us for e in log.events if e.attempt_id and "attempt" in e.data}
     leases = [e for e in log.events if e.kind == "task.lease"]
     for hit_us, worker in hits:
-        ran = [e for e in leases if e.data["worker"] == worker and e.at_us <= hit_us < ends.get(e.attempt_id, math.inf)]
-        for mine in ran:
-            after = [e.at_us for e in log.events if e.task_id == mine.task_id and e.at_us > hit_us and e.kind in kinds]
-            if after:
-                yield (min(after) - hit_us) / 1e6
+        for lease in leases:
+            end_us = ends.get(lease.attempt_id, math.inf)
+            if lease.data["worker"] == worker and lease.at_us <= hit_us < end_us:
+                yield hit_us, lease, end_us
+
+
+def _seconds_to_go_on(log: Log, hits: Sequence[tuple[int, str]]) -> Iterator[float]:
+    """From the moment in which a worker was hit until its task was leased again or committed by a late report."""
+    for hit_us, lease, _ in _hit(log, hits):
+        mine = (e for e in log.events if e.task_id == lease.task_id and e.at_us > hit_us)
+        if after := [e.at_us for e in mine if e.kind in ("task.lease", "task.commit")]:
+            yield (min(after) - hit_us) / 1e6
 
 
 def _quantile(values: Sequence[float], q: float) -> float:

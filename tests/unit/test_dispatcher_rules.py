@@ -453,6 +453,20 @@ def test_a_store_that_hangs_holds_up_no_tick_and_nobody_pays_for_a_dead_worker(t
         assert farm.ledger.flaws() == []
 
 
+def test_who_tells_of_a_dead_worker_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> None:
+    store = HangingStore(tmp_path / "store")
+    with in_process_farm(tmp_path, store=store) as farm:
+        job_id = submit(farm, task())
+        worker = joined(farm)
+        leased(farm, worker)
+        farm.desk.leave(worker.id, died=True)
+        assert farm.ledger.workers()[0]["ended_us"] is not None
+        assert only(farm, job_id)["state"] == State.RUNNING
+        store.answers.set()
+        farm.wait_for(lambda: only(farm, job_id)["state"] == State.READY)
+        assert farm.ledger.flaws() == []
+
+
 def test_nobody_pays_for_a_dead_worker_while_the_store_is_away(
     farm: InProcessFarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
