@@ -131,6 +131,8 @@ class Dispatcher:
                 raise
             except FarmError as error:
                 say(log, "A tick failed; the next one tries again.", action="dispatcher.tick", error=error.line())
+            except Exception:  # of nobody's foreseeing: without ticks no lease would ever run out
+                log.exception("A tick broke; the next one tries again.")
             await asyncio.sleep(tick_s)
 
     async def tick(self) -> None:

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 DISPATCHER = "dispatcher"
 CALL_S = 30.0
 MAX_SPAWNS_IN_A_ROW = 5
+BROKE_S = 5.0
 CHATS = 32
 """Chats that a worker hands to its engine at once; more wait for one of them to end."""
 ENGINES = {
@@ -316,8 +317,10 @@ class Fleets:
             raise Unavailable("another dispatcher is at work in this Ray", remedy="end the farm that has it") from error
         try:
             ray.get(actor.ready.remote(), timeout=self._settings.ready_timeout_s)
-        except BaseException:
+        except BaseException as error:
             ray.kill(actor)
+            if isinstance(error, ray.exceptions.RayError) and not isinstance(error, FarmError):
+                raise Unavailable(f"the dispatcher did not start: {type(error).__name__}") from error
             raise
         self._dispatcher = actor
         self._watcher.start()
@@ -326,9 +329,9 @@ class Fleets:
         """Spawns the fleet's workers if it is not there yet. They load while others work."""
         with self._lock:
             if fleet.name not in self._fleets:
-                self._fleets[fleet.name] = fleet
                 for _ in range(fleet.num_workers):
                     self._spawn(fleet)
+                self._fleets[fleet.name] = fleet
 
     def have(self, role: str, model: str | None) -> bool:
         """Whether a fleet is there that runs tasks of this role and model."""
@@ -375,18 +378,25 @@ class Fleets:
 
     def _watch(self) -> None:
         while not self._stopping.wait(0.2):
+            try:
+                self._look()
+            except FarmError:
+                continue  # the dispatcher does not answer for a moment
+            except Exception:  # of nobody's foreseeing, as of a Ray that is just starting again: the next look may do
+                log.exception("A look after the fleets broke.")
+                self._stopping.wait(BROKE_S)
+
+    def _look(self) -> None:
+        with self._lock:
+            alive = list(self._spawned)
+        if not alive:
+            return
+        ended, _ = ray.wait([one.run for one in alive], num_returns=1, timeout=0.5)
+        for one in [one for one in alive if one.run in ended]:
+            self._ended(one)
             with self._lock:
-                alive = list(self._spawned)
-            if not alive:
-                continue
-            ended, _ = ray.wait([one.run for one in alive], num_returns=1, timeout=0.5)
-            for one in alive:
-                if one.run in ended:
-                    with self._lock:
-                        self._spawned.remove(one)
-                    self._ended(one)
-            with contextlib.suppress(FarmError):
-                self._look_after(alive)
+                self._spawned.remove(one)
+        self._look_after(alive)
 
     def _look_after(self, alive: list[_Spawned]) -> None:
         """Ends the processes of workers that the dispatcher gave up, and of those that do not get ready in time.
@@ -417,7 +427,8 @@ class Fleets:
             reason: FarmError = error
             died = False
         except ray.exceptions.RayError as error:
-            reason = WorkerLost(f"worker {one.worker_id} died: {str(error).splitlines()[0]}")
+            said = str(error).partition("\n")[0]
+            reason = WorkerLost(f"worker {one.worker_id} died: {said}")
             died = "its node has died" not in str(error)
         say(log, "A worker ended.", action="worker.ended", worker=one.worker_id, error=reason.line())
         with contextlib.suppress(FarmError):  # its leases run out by themselves

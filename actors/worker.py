@@ -287,8 +287,9 @@ class Worker:
                 bench = self._bench
                 try:
                     stops = self._desk.beat(self.facts.id, [bench.beat()] if bench else [])
-                except Unavailable:
-                    continue  # the next heartbeat comes; the lease may run out meanwhile, and then we are told
+                except FarmError as error:  # the lease may run out meanwhile, and then we are told
+                    say(log, "A heartbeat was not taken.", action="beat.retry", error=error.line())
+                    continue
                 if bench is not None and bench.order.attempt_id in stops:
                     bench.stop(stops[bench.order.attempt_id])
                 if self.facts.id in stops:

@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serve.envelope import PROBLEM, Problem
 from serve.farm.webhook_schemas import Event
-from serve.openai.documents import MEANINGS, headers, reads, schema_of
+from serve.openai.documents import MEANINGS, MODEL, headers, reads, schema_of
 from serve.webhooks import TOPICS
 
 ANSWERS = ("x-request-id", "openai-processing-ms", "farm-replica")
@@ -71,6 +72,7 @@ PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "webhook-timestamp": (NUMBER, "When this try was signed, in seconds since 1970"),
     "webhook-signature": (TEXT, "`v1,` and the signature by Standard Webhooks 1.0; two while a secret is rotated"),
 }
+REFUSED = {"$ref": MODEL.format(model="ErrorAnswer")}
 SIGNED = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
@@ -82,6 +84,9 @@ def document_of(app: FastAPI) -> dict[str, Any]:
         components = document["components"]
         for name in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(name, None)
+        problem = Problem.model_json_schema(ref_template=MODEL, mode="serialization")
+        del problem["$defs"]  # what it refers to stands there already
+        components["schemas"]["Problem"] = problem
         components["headers"] = {
             name: {"description": about, "schema": schema} for name, (schema, about) in HEADERS.items()
         }
@@ -105,9 +110,10 @@ def _complete(operation: dict[str, Any]) -> None:
         operation["parameters"] = [*operation.get("parameters", ()), *reads("OpenAI-Project")["parameters"]]
     told = responses.get("422")
     if "HTTPValidationError" in str(told) or (keyed and told is None):
-        refused = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
-        responses["422"] = {"description": MEANINGS[422], "content": refused}
+        responses["422"] = {"description": MEANINGS[422], "content": {"application/json": {"schema": REFUSED}}}
     for status, answer in responses.items():
+        if answer.get("content", {}).get("application/json", {}).get("schema") == REFUSED:
+            answer["content"][PROBLEM] = {"schema": {"$ref": MODEL.format(model="Problem")}}
         common = headers(*ANSWERS, *(OF_KEYS if keyed and status != "401" else ()))
         answer["headers"] = answer.get("headers", {}) | common["headers"]
 

@@ -1,21 +1,25 @@
 """Errors on the wire: one table from the tree of errors to a status, one body, which the OpenAI clients read.
 
 `{"error": {"message", "type", "param", "code"}}`; `param` is the path of the field, the message ends with what to do.
+To whom says so by `Accept` it goes in a problem document, `error` and all. Source: RFC 9457.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from cluster.errors import (
     Expired,
@@ -61,6 +65,9 @@ AWAY_S = 2.0
 NEVER_AGAIN = (IllegalMove, NotReady)
 """Clients of OpenAI repeat any 409 twice; these will be answered the same."""
 
+PROBLEM = "application/problem+json"
+_WEIGHT = re.compile(r"q=[01](\.\d{0,3})?")
+
 
 class ErrorBody(BaseModel):
     message: str
@@ -72,6 +79,33 @@ class ErrorBody(BaseModel):
 
 class ErrorAnswer(BaseModel):
     error: ErrorBody
+
+
+class Problem(ErrorAnswer):
+    """The same for clients that accept `application/problem+json`: RFC 9457, with the envelope beside it."""
+
+    type: Literal["about:blank"] = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+class Refusal(Response):
+    """Its body is JSON; which document it is depends on what the client accepts."""
+
+    media_type = "application/json"
+
+    def __init__(self, status: int, error: ErrorBody, headers: Mapping[str, str]) -> None:
+        self._error, self._own_headers = error, headers
+        super().__init__(ErrorAnswer(error=error).model_dump_json(), status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _prefers_problems(",".join(Headers(scope=scope).getlist("accept"))):
+            await super().__call__(scope, receive, send)
+            return
+        status, error = self.status_code, self._error
+        told = Problem(title=HTTPStatus(status).phrase, status=status, detail=error.message, error=error)
+        await Response(told.model_dump_json(), status, self._own_headers, media_type=PROBLEM)(scope, receive, send)
 
 
 def status_of(error: FarmError) -> tuple[int, str]:
@@ -104,10 +138,10 @@ def refusal(
     remedy: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    told = {"message": _clean(message), "type": kind, "param": param and _clean(param), "code": code}
-    return JSONResponse(
-        {"error": told | {"remedy": remedy and _clean(remedy)}}, status_code=status, headers=dict(headers or {})
+    told = ErrorBody(
+        message=_clean(message), type=kind, param=param and _clean(param), code=code, remedy=remedy and _clean(remedy)
     )
+    return Refusal(status, told, headers or {})
 
 
 def mistake(error: ValidationError | RequestValidationError, known: tuple[str, ...] = ()) -> InvalidInput:
@@ -146,6 +180,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(FarmError, ours)
     app.add_exception_handler(RequestValidationError, fields)
     app.add_exception_handler(HTTPException, routing)
+
+
+def _prefers_problems(accept: str) -> bool:
+    """Whether it names problem documents, and plain JSON no more than them."""
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        kind, *more = (piece.strip() for piece in part.split(";"))
+        weight = next((piece for piece in more if piece.startswith("q=")), "q=1")
+        weights[kind] = float(weight[2:]) if _WEIGHT.fullmatch(weight) else 0.0
+    return 0.0 < weights.get(PROBLEM, 0.0) >= weights.get("application/json", 0.0)
 
 
 def _sentence(error: FarmError) -> str:

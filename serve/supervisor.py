@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from actors.catalog import Catalog
 from cluster.accelerators import Fleet
-from cluster.errors import FarmError, Unavailable
+from cluster.errors import FarmError
 from cluster.ledger import views
 from cluster.ledger.ledger import Ledger
 from cluster.logs import say
@@ -31,6 +31,10 @@ if TYPE_CHECKING:  # it imports Ray
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
+TOLD_S = 0.2
+"""How long it takes until webhooks see that the farm ends."""
+BROKE_S = 10.0
+"""A pause after what nobody foresaw, so that no log is filled with it."""
 CHORE_S = 5.0
 """How long the end of the farm waits for the chore that is being done: it may be done twice."""
 AGAIN_S = 60.0
@@ -86,33 +90,27 @@ class Supervisor:
         ledger = self._opened()
         if ledger is None:
             return
-        hooks = threading.Thread(target=self._beside, args=(self._deliver, ledger), name="webhooks", daemon=True)
-        upkeep = threading.Thread(target=self._beside, args=(self._upkeep, ledger), name="upkeep", daemon=True)
+        hooks = threading.Thread(target=self._insist, args=(self._deliver, ledger), name="webhooks", daemon=True)
+        upkeep = threading.Thread(target=self._insist, args=(self._upkeep, ledger), name="upkeep", daemon=True)
         hooks.start()
         upkeep.start()
-        try:
-            while not self._stopping.wait(LOOK_S):
-                try:
-                    self._look(ledger)
-                except Unavailable as error:
-                    say(log, "The ledger is away.", action="supervisor.wait", level=logging.WARNING, why=error.line())
-        finally:
-            hooks.join()
-            upkeep.join(CHORE_S)
-            ledger.close()
+        self._insist(self._look_on, ledger)
+        hooks.join()
+        upkeep.join(CHORE_S)
+        ledger.close()
 
-    def _beside(self, work: Callable[[Ledger], None], ledger: Ledger) -> None:
-        """In a thread of its own, until the farm ends."""
+    def _insist(self, work: Callable[[Ledger], None], ledger: Ledger) -> None:
+        """Until the farm ends, whatever breaks."""
+        name = threading.current_thread().name
         while not self._stopping.is_set():
             try:
                 work(ledger)
             except FarmError as error:
-                name = threading.current_thread().name
-                say(log, "Work beside has to wait.", action=f"{name}.wait", level=logging.WARNING, why=error.line())
+                say(log, "Work has to wait.", action=f"{name}.wait", level=logging.WARNING, why=error.line())
                 self._stopping.wait(LOOK_S)
             except Exception:  # of nobody's foreseeing: what was not settled is due again
-                log.exception("Work beside broke.")
-                self._stopping.wait(AGAIN_S)
+                log.exception("The work of %s broke.", name)
+                self._stopping.wait(BROKE_S)
 
     def _deliver(self, ledger: Ledger) -> None:
         """Webhooks; what is being sent when the farm ends is waited for."""
@@ -121,7 +119,8 @@ class Supervisor:
         async def until_stopped() -> None:
             stop = asyncio.Event()
             running = asyncio.create_task(deliverer.run(stop))
-            await asyncio.to_thread(self._stopping.wait)
+            while not self._stopping.is_set() and not running.done():
+                await asyncio.wait([running], timeout=TOLD_S)
             stop.set()
             await running
 
@@ -132,12 +131,13 @@ class Supervisor:
 
     def _opened(self) -> Ledger | None:
         """The ledger, once it is there and the dispatcher works on it; None if the farm ended before."""
+        ledger: Ledger | None = None
         while not self._stopping.is_set():
             try:
                 catalog = Catalog.load(self._settings.home / "models.d")
                 first = fleets_of(self._settings) or self._warm(catalog)
+                ledger = ledger or Ledger(self._settings.ledger)
                 self._fleets.start()
-                ledger = Ledger(self._settings.ledger)
             except FarmError as error:
                 self._why_not = error.line()
                 say(log, "The farm cannot start.", action="supervisor.start", level=logging.ERROR, why=self._why_not)
@@ -147,7 +147,13 @@ class Supervisor:
                 self._fleets.want(fleet)
             self._up, self._why_not = True, ""
             return ledger
+        if ledger is not None:
+            ledger.close()
         return None
+
+    def _look_on(self, ledger: Ledger) -> None:
+        while not self._stopping.wait(LOOK_S):
+            self._look(ledger)
 
     def _look(self, ledger: Ledger) -> None:
         now_s = time.monotonic()

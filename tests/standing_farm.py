@@ -52,12 +52,18 @@ class StandingFarm:
     def ray(self, *arguments: str, token: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Ray's command line against this farm's Ray, with its token or another one."""
         env = {name: value for name, value in self.env.items() if not name.startswith("FARM_")}
-        env |= {"RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": self.dashboard, "RAY_ADDRESS": self.dashboard}
-        env["RAY_AUTH_TOKEN"] = token or (self.home / "ray-token").read_text().strip()
+        env |= {"RAY_API_SERVER_ADDRESS": self.dashboard, "RAY_ADDRESS": self.dashboard, **self._ray_token(token)}
         command = [str(Path(sys.executable).with_name("ray")), *arguments]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def driver(self, program: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """A program on this farm's Ray. Not by `ray job submit`: Ray 2.60 gives a job the address of whatever Ray it
+        finds first on this machine, and other tests have their own."""
+        env = self.env | {"RAY_ADDRESS": self._gcs(), **self._ray_token(), **settings}
+        command = [sys.executable, "-P", "-c", program]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
 
     def up(self) -> StandingFarm:
         try:
@@ -86,6 +92,13 @@ class StandingFarm:
             except psutil.Error:
                 continue
         return found
+
+    def _ray_token(self, token: str = "") -> dict[str, str]:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token or (self.home / "ray-token").read_text().strip()}
+
+    def _gcs(self) -> str:
+        words = (word for child in psutil.Process(self.pid).children() for word in child.cmdline())
+        return next(word for word in words if word.startswith("--gcs-address=")).partition("=")[2]
 
     def kill(self, title: str) -> int:
         """SIGKILL to the one process, or the first, with this title; its pid."""

@@ -6,6 +6,7 @@ not among them is not there: another tenant's job takes the same statements as o
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,10 +127,11 @@ def beyond(connection: Connection, sight: Sight, after: str, *, newest_first: bo
 
 
 def backlog(connection: Connection) -> Backlog:
-    """Three statements over what waits and runs. The true order follows shares; this one tier, priority and age."""
+    """Three statements over what waits and runs. The true order follows shares; this one tier, deadline, priority and
+    age."""
     rank = {tier: place for place, tier in enumerate(job_rows.TIERS)}
     waiting = connection.execute(
-        select(jobs.c.id, jobs.c.tier, jobs.c.priority, jobs.c.created_us).where(
+        select(jobs.c.id, jobs.c.tier, jobs.c.priority, jobs.c.deadline_us, jobs.c.created_us).where(
             jobs.c.n_ready > 0, jobs.c.held.is_(False), jobs.c.target == "run", ~budgets.BLOCKED
         )
     ).all()
@@ -153,9 +155,14 @@ def backlog(connection: Connection) -> Backlog:
         if state == State.READY.value:
             by_tier[role, tier] = float(sum_s)
             oldest_us[role] = min(first_us, oldest_us.get(role, first_us))
+
+    def place(job: Any) -> tuple[Any, ...]:
+        due_us = math.inf if job.deadline_us is None else job.deadline_us
+        return rank[job.tier], due_us, -job.priority, job.created_us, job.id
+
     here = select(workers.c.role, func.count()).where(workers.c.ended_us.is_(None), workers.c.drain_us.is_(None))
     return Backlog(
-        before=tuple(j.id for j in sorted(waiting, key=lambda j: (rank[j.tier], -j.priority, j.created_us, j.id))),
+        before=tuple(job.id for job in sorted(waiting, key=place)),
         ready_s=dict(seconds[State.READY.value]),
         running_s=dict(seconds[State.RUNNING.value]),
         num_ready=dict(num[State.READY.value]),

@@ -9,7 +9,6 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
@@ -34,7 +33,7 @@ from serve.feed import News
 from serve.gate import HEADERS
 from serve.openai.documents import DOWNLOAD, FOLLOWING, answers_with, body_of, bytes_of, reads, refusals
 from serve.openai.models import ready_model
-from serve.openai.schemas import checked
+from serve.openai.schemas import checked, due_us
 from serve.revision import RECIPE, Editor, script_of
 from serve.service import Service, off_the_loop, service_of
 
@@ -237,8 +236,6 @@ async def planned(service: Service, asked: schemas.FilmRequest) -> tuple[JobSpec
     script = None if asked.script is None else checked_script(service, asked.script, asked.model, under="script.")
     if script is None:
         await ready_model(service, asked.writer, role="writer", field="writer")
-    if asked.deadline is not None and asked.deadline <= datetime.now(UTC):
-        raise InvalidInput("the deadline is over", field="deadline", remedy="use a later one, or none")
     brief = recipe.Brief(
         logline=asked.logline,
         num_shots=asked.shots,
@@ -261,7 +258,7 @@ async def planned(service: Service, asked: schemas.FilmRequest) -> tuple[JobSpec
         title=" ".join(told.split())[:200],
         spec=brief.to_json(),
         tier=asked.tier,
-        deadline_us=None if asked.deadline is None else round(asked.deadline.timestamp() * 1e6),
+        deadline_us=due_us(asked.deadline),
         request={"metadata": asked.metadata} if asked.metadata else {},
     )
     return job, graph

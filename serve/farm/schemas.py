@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from pipelines.recipes.film import MAX_SHOTS, MAX_TAKES
 from pipelines.script import MAX_LOGLINE_CHARS
-from serve.openai.schemas import AssetOf, Body, Cost, Failure, Metadata, Quality, Seconds, Seed, Tier, Usage, number
+from serve.openai.schemas import (
+    AssetOf,
+    Body,
+    Cost,
+    Deadline,
+    Failure,
+    Metadata,
+    Quality,
+    Seconds,
+    Seed,
+    Tier,
+    Usage,
+    number,
+)
 from serve.rows import Estimated
 
 Count = BeforeValidator(number)
@@ -33,7 +46,7 @@ class FilmRequest(Body):
     )  # fmt: skip
     fresh: bool = Field(default=False, description="All of it is made anew: nothing is taken from an earlier answer")
     tier: Tier = "normal"
-    deadline: AwareDatetime | None = Field(default=None, description="When it should be done: its work goes first")
+    deadline: Deadline | None = None
     metadata: Metadata | None = None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cluster.errors import InvalidInput
 from serve.envelope import mistake
@@ -62,6 +63,9 @@ Seed = Annotated[
 Seconds = Annotated[float, BeforeValidator(_length), Field(gt=0, allow_inf_nan=False, le=86_400)]
 Quality = Literal["draft", "standard", "final"]
 Tier = Literal["interactive", "normal", "batch"]
+Deadline = Annotated[
+    AwareDatetime, Field(description="When it should be done: of what its show waits for, its work goes first")
+]
 Prompt = Annotated[str, Field(description="What the model shall draw")]
 Metadata = Annotated[dict[str, str], BeforeValidator(_object), AfterValidator(_pairs)]
 Side = Annotated[int, BeforeValidator(number), Field(ge=1, le=99_999, description="As other servers write `size`")]
@@ -105,6 +109,7 @@ class VideoRequest(Body):
     seed: Seed | None = None
     quality: Quality = "standard"
     tier: Tier = "normal"
+    deadline: Deadline | None = None
     metadata: Metadata | None = None
     user: str | None = Field(default=None, max_length=256, description="Taken, and kept with the job")
 
@@ -172,6 +177,7 @@ class Video(BaseModel):
     seed: int
     quality: Quality
     metadata: dict[str, str] | None
+    deadline: int | None
     queue_position: int | None = Field(description="Jobs that are likely to begin first")
     eta_seconds: float | None = Field(description="Until it is done; null: not known")
     usage: Usage | None
@@ -233,6 +239,15 @@ def checked(kind: type[Request], fields: dict[str, Any]) -> Request:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise mistake(error, tuple(kind.model_fields)) from error
+
+
+def due_us(deadline: datetime | None) -> int | None:
+    """Microseconds UTC. Raises InvalidInput."""
+    if deadline is None:
+        return None
+    if deadline <= datetime.now(UTC):
+        raise InvalidInput("the deadline is over", field="deadline", remedy="use a later one, or none")
+    return round(deadline.timestamp() * 1e6)
 
 
 def sides(size: str | None) -> tuple[int, int] | None:

@@ -250,7 +250,7 @@ async def _submitted(
     """`frame` is a first frame that is kept, `reference` the way to one that is not: that makes two requests equal."""
     kept = {name: value for name, value in (("metadata", asked.metadata), ("user", asked.user)) if value}
     more = {**kept, **more}
-    fields = asked.model_dump(exclude_none=True, exclude={"input_reference"}) | more
+    fields = asked.model_dump(mode="json", exclude_none=True, exclude={"input_reference"}) | more
     if reference is not None:
         fields["input_reference"] = reference
     question = submission.asked(request, caller, service, fields)
@@ -298,6 +298,7 @@ async def planned(
         title=" ".join(asked.prompt.split())[:200],
         spec=brief.to_json(),
         tier=asked.tier,
+        deadline_us=schemas.due_us(asked.deadline),
         request=more,
     )
     return job, graph
@@ -387,6 +388,7 @@ def _video(outcome: Outcome, now: Standing, estimate: Estimated | None) -> Video
         seed=spec["seed"],
         quality=spec["quality"],
         metadata=job.request.get("metadata"),
+        deadline=None if job.deadline_us is None else job.deadline_us // 1_000_000,
         queue_position=now.queue_position,
         eta_seconds=None if now.eta_s is None else round(now.eta_s, 1),
         usage=_usage(outcome) if completed else None,

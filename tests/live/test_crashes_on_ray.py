@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +69,7 @@ def test_the_golden_job_survives_on_ray(ray_is_up: None, tmp_path: Path, plan: t
         try:
             fleets.start()
             started = True
-        except (Unavailable, ray.exceptions.RayActorError):
+        except Unavailable:
             continue
     try:
         fleets.want(Fleet(name="quick", role="finish", num_workers=2, engine="tests.chaos.golden:make"))
@@ -83,6 +85,39 @@ def test_the_golden_job_survives_on_ray(ray_is_up: None, tmp_path: Path, plan: t
     finally:
         fleets.stop()
         ray.kill(ray.get_actor(DISPATCHER, namespace="reelfarm"), no_restart=True)
+        ledger.close()
+
+
+def test_a_dead_worker_is_replaced_though_ray_broke_the_watch_over_it(
+    ray_is_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray  # after it was told how to authenticate
+
+    from actors import fleet
+
+    breaks = [2]
+
+    def break_twice() -> frozenset[str]:
+        if breaks[0]:
+            breaks[0] -= 1
+            raise RuntimeError("GCS is just starting again")
+        return frozenset()
+
+    monkeypatch.setattr(fleet, "draining_nodes", break_twice)
+    monkeypatch.setattr(fleet, "BROKE_S", 0.1)
+    settings = Settings(home=tmp_path, **TIMES)  # type: ignore[arg-type]
+    ledger = Ledger(settings.ledger)
+    fleets = fleet.Fleets(settings)
+    try:
+        fleets.start()
+        fleets.want(Fleet(name="quick", role="finish", num_workers=1, engine="tests.chaos.golden:make"))
+        wait_for(lambda: not breaks[0] and ledger.open_workers(), 60)
+        (first,) = ledger.open_workers()
+        os.kill(first["facts"]["pid"], signal.SIGKILL)
+        wait_for(lambda: {worker["id"] for worker in ledger.open_workers()} - {first["id"]}, 60)
+    finally:
+        fleets.stop()
+        ray.kill(ray.get_actor(fleet.DISPATCHER, namespace="reelfarm"), no_restart=True)
         ledger.close()
 
 

@@ -128,7 +128,6 @@ serve.run(built(load()), name=NAME, route_prefix="/")
 
 
 def test_a_rolling_update_loses_nothing_and_ends_streams_cleanly(farm: StandingFarm) -> None:
-    update = ["env", "FARM_IMAGE_WAIT_S=77", sys.executable, "-P", "-c", AGAIN]
     answers: list[httpx.Response] = []
     updated = threading.Event()
     headers = {"Authorization": f"Bearer {farm.key}"}
@@ -155,9 +154,10 @@ def test_a_rolling_update_loses_nothing_and_ends_streams_cleanly(farm: StandingF
         submits = aside.submit(submit)
         until(lambda: bool(answers))
         try:
-            until(lambda: farm.ray("job", "submit", "--", *update, check=False).returncode == 0, timeout_s=240)
+            update = farm.driver(AGAIN, FARM_IMAGE_WAIT_S="77")
         finally:
             updated.set()
+        assert update.returncode == 0, update.stderr
         submits.result(60)
         lines, held = streamed.result(120), waited.result(120)
         assert {answer.status_code for answer in answers} == {200}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.contract import Bench, Json, Made, MadeFile, Outcome, Report, WorkerFacts
+from actors.contract import Beat, Bench, Json, Made, MadeFile, Outcome, Report, WorkerFacts
 from actors.worker import Worker
 from cluster import retention
 from cluster.assets import Receipt, ReceiptFile
-from cluster.errors import InvalidSpec, OutOfMemory, StaleTerm, StoreUnavailable, Unavailable
+from cluster.errors import FarmError, InvalidSpec, OutOfMemory, StaleTerm, StoreUnavailable, Unavailable
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, State
@@ -250,6 +250,33 @@ def test_a_report_waits_in_the_journal_until_the_dispatcher_answers(farm: InProc
     farm.work_until_over(job_id, farm.worker(Engine(), desk=deaf))
     assert deaf.journals == [1, 1, 1]
     assert farm.ledger.job(job_id).state is JobState.SUCCEEDED
+
+
+def test_a_heart_beats_on_whatever_it_is_answered(farm: InProcessFarm) -> None:
+    class Cross:
+        """A desk that refuses the first heartbeat, which is nobody's absence."""
+
+        def __init__(self, desk: LocalDesk) -> None:
+            self.desk, self.refused, self.heard = desk, False, threading.Event()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.desk, name)
+
+        def beat(self, worker_id: str, beats: Sequence[Beat]) -> dict[str, str]:
+            if not self.refused:
+                self.refused = True
+                raise FarmError("the ledger refused a statement")
+            self.heard.set()
+            return self.desk.beat(worker_id, beats)
+
+    cross = Cross(farm.desk)
+    job_id = submit(farm, task("a"))
+    farm.work_until_over(job_id, farm.worker(Engine(lambda bench: assert_set(cross.heard)), desk=cross))
+    assert farm.ledger.job(job_id).state is JobState.SUCCEEDED
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(30)
 
 
 def test_a_cancelled_job_stops_its_worker_at_the_next_step(farm: InProcessFarm) -> None:

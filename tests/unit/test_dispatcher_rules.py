@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -420,6 +421,29 @@ def test_nobody_pays_for_the_hours_after_a_farm_was_killed(farm: InProcessFarm) 
     assert farm.ledger.spent(worker_id=worker.id).held_s == pytest.approx((alive_us - row["spawned_us"]) / 1e6)
     assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["lost"]
     assert farm.ledger.flaws() == []
+
+
+def test_leases_run_out_though_a_tick_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with in_process_farm(tmp_path, lease_s=0.3) as farm:
+        job_id = submit(farm, task())
+        leased(farm, joined(farm))
+        lose, broken, lost = farm.ledger.lose, [True], threading.Event()
+
+        def break_once(term: int) -> None:
+            if broken:
+                broken.pop()
+                raise RuntimeError("nobody foresaw this")
+
+        def lose_it(*args: Any, **more: Any) -> Any:
+            lost.set()
+            return lose(*args, **more)
+
+        monkeypatch.setattr(farm.ledger, "backoff_over", break_once)
+        monkeypatch.setattr(farm.ledger, "lose", lose_it)
+        ticking = asyncio.run_coroutine_threadsafe(farm.desk.dispatcher.run(0.05), farm.loop)
+        assert lost.wait(30), "the lease of a worker that is gone never ran out"
+        ticking.cancel()
+        farm.wait_for(lambda: only(farm, job_id)["state"] == State.READY)
 
 
 # A store that is away

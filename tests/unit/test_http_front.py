@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ NOWHERE = dict.fromkeys(("asset", "file", "job", "task", "worker", "show", "api_
 OF_OBJECTS = [
     (method, path) for method, path, _ in ROUTES if re.search(r"\{(video|image|film|take)\}", path) is not None
 ]
+PROBLEM, JSON = "application/problem+json", "application/json"
 IDS = [f"{method} {path}" for method, path, _ in ROUTES]
 
 
@@ -189,6 +191,31 @@ def test_who_has_no_right_is_refused_in_one_way(idle: FrontDesk, method: str, pa
         assert (error_of(none[0])["code"], error_of(wrong)["code"]) == ("invalid_api_key", "insufficient_scope")
     for scope in (*scopes, Scope.ADMIN):
         assert idle.ask(method, path, key=idle.key(scope), json={}).status_code not in (401, 403)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (PROBLEM, PROBLEM),
+        (f"{JSON};q=0.5, {PROBLEM}", PROBLEM),
+        (f"{JSON}, {PROBLEM};q=0.9", JSON),
+        (f"{PROBLEM};q=0", JSON),
+        (f"{PROBLEM};q=much", JSON),
+        ("*/*", JSON),
+    ],
+)
+def test_an_error_is_the_document_that_its_client_prefers(idle: FrontDesk, accept: str, kind: str):
+    response = idle.ask("POST", "/v1/videos", json={}, headers={"Accept": accept})
+    assert (response.status_code, response.headers["content-type"]) == (422, kind)
+    told, error = response.json(), error_of(response)
+    assert (error["type"], error["param"]) == ("invalid_request_error", "prompt")
+    if kind == PROBLEM:
+        assert told == {
+            "type": "about:blank", "title": HTTPStatus(422).phrase, "status": 422, "detail": error["message"],
+            "error": error,
+        }  # fmt: skip
+    busy = idle.ask("POST", "/v1/videos/video_x/cancel", key="", headers={"Accept": accept})
+    assert (busy.headers["content-type"], busy.headers["www-authenticate"]) == (kind, "Bearer")
 
 
 @pytest.mark.parametrize(("method", "path"), OF_OBJECTS, ids=[f"{m} {p}" for m, p in OF_OBJECTS])

@@ -16,7 +16,7 @@ from PIL import Image
 from cluster import media
 from cluster.assets import blob_key
 from cluster.errors import InvalidSpec
-from cluster.ledger import meters
+from cluster.ledger import meters, outcomes
 from cluster.ledger.meters import Metered
 from tests.front_desk import BOAT, FrontDesk, Working, front_desk
 from tests.picture_engine import PictureEngine
@@ -233,6 +233,18 @@ def test_every_way_to_send_the_fields_makes_the_same_video(desk: FrontDesk, send
     assert len(desk.ledger.jobs()) == 1
 
 
+def test_a_deadline_is_kept_with_the_video_and_its_work_goes_first(desk: FrontDesk):
+    usual = desk.create()["id"]
+    late, soon = (
+        desk.ask("POST", "/v1/videos", data={"prompt": BOAT, "seed": str(year), "deadline": f"{year}-01-01T00:00Z"})
+        for year in (2199, 2150)
+    )
+    assert soon.json()["deadline"] == 5_680_281_600
+    assert desk.ask("GET", f"/v1/videos/{usual}").json()["deadline"] is None
+    order = [soon.json()["id"], late.json()["id"], usual]
+    assert [job.replace("job_", "video_") for job in desk.ledger.view(outcomes.backlog).before] == order
+
+
 def test_members_in_brackets_are_read(desk: FrontDesk):
     video = desk.openai().videos.create(prompt=BOAT, extra_body={"metadata": {"shot": "sc1", "tag": "a"}})
     assert video.metadata == {"shot": "sc1", "tag": "a"}  # type: ignore[attr-defined]  # an extra of the farm
@@ -269,6 +281,8 @@ def test_names_of_other_servers_are_understood(desk: FrontDesk):
         ({"prompt": BOAT, "seed": -1}, "seed", "greater than or equal to 0"),
         ({"prompt": BOAT, "seed": 10**400}, "seed", "less than"),
         ({"prompt": BOAT, "tier": "now"}, "tier", "'interactive', 'normal' or 'batch'"),
+        ({"prompt": BOAT, "deadline": "2001-01-01T00:00:00Z"}, "deadline", "the deadline is over; use a later one"),
+        ({"prompt": BOAT, "deadline": "2199-01-01"}, "deadline", "deadline"),
         ({"prompt": BOAT, "frames": 9}, "frames", "there is no parameter frames; use prompt, model"),
         ({"prompt": BOAT, "num_frames": 9}, "num_frames", "num_frames 9 cannot be drawn by house-video; it draws"),
         ({"prompt": BOAT, "num_frames": 1}, "num_frames", "num_frames 1 cannot be drawn by house-video; it draws"),
