@@ -18,7 +18,7 @@ LOGLINE ?= A red boat crosses the sea at night, looking for the star it lost
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := deploy/locks
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
