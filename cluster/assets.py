@@ -21,6 +21,8 @@ from cluster.errors import DamagedAsset, InvalidInput
 
 MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 255  # what common file systems hold in one name
+RESERVED = "farm"
+"""No tenant's name: lines of cost that are nobody's are under it."""
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*")
@@ -39,6 +41,10 @@ def canonical_json(data: Any) -> bytes:
 
 
 def check_tenant(tenant: str) -> str:
+    if tenant == RESERVED:
+        raise InvalidInput(
+            f"tenant {tenant!r} is the farm itself, on its own bills", field="tenant", remedy="use another name"
+        )
     if not _TENANT.fullmatch(tenant):
         raise InvalidInput(
             f"tenant {tenant!r} is not a name",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cluster.assets import RESERVED
 from cluster.errors import InvalidSettings
 
 PREFIX = "FARM_"
@@ -107,6 +108,13 @@ class Settings(BaseSettings):
                 remedy=f"set it below {self.lease_s / 2:g}, or {PREFIX}LEASE_S above {2 * self.heartbeat_s:g}",
             )
         return self
+
+    @field_validator("tenant")
+    @classmethod
+    def _is_somebody(cls, value: str) -> str:
+        if value == RESERVED:
+            raise ValueError("should be another name: this is the farm itself, on its own bills")
+        return value
 
     @field_validator("store")
     @classmethod

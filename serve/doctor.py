@@ -101,7 +101,7 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         term = ledger.view(outcomes.newest_term)
         yield Finding(check="ledger", verdict=Verdict.OK, said=f"{kind}, dispatcher term {term}", facts={"term": term})
         yield from _chores(ledger, up=farm_lock.is_held(settings.home))
-        yield from _budgets(ledger)
+        yield from _budgets(ledger, settings.tenant)
     finally:
         ledger.close()
 
@@ -121,7 +121,7 @@ def _chores(ledger: Ledger, *, up: bool) -> Iterator[Finding]:
             yield Finding(check=f"chore {told.name}", verdict=Verdict.OK, said=done, facts=facts)
 
 
-def _budgets(ledger: Ledger) -> Iterator[Finding]:
+def _budgets(ledger: Ledger, tenant: str) -> Iterator[Finding]:
     """A budget is in the currency of the rate card, or it would have been refused; and it caps something."""
     capped, astray = ledger.budgets(), ledger.view(budgets.astray)
     if capped:
@@ -131,7 +131,8 @@ def _budgets(ledger: Ledger) -> Iterator[Finding]:
         name = f"{one.spec.scope} {one.spec.subject}"
         is_show = one.spec.scope is Scope.SHOW
         said = "has no work yet, or none of its name" if is_show else "was deleted"
-        remedy = f"farm budget rm {name} --yes"
+        whose = "" if one.spec.tenant == tenant else f"FARM_TENANT={one.spec.tenant} "
+        remedy = f"{whose}farm budget rm {name} --yes"
         yield Finding(
             check=f"budget of {name}", verdict=Verdict.WARNING, said=f"the {name} {said}",
             remedy=f"`farm shows` names those that are there; {remedy}" if is_show else remedy,

@@ -27,7 +27,8 @@ from cluster.ledger.schema import (
 )
 
 ERASED = "job.erased"
-TITLE = "erased"
+NOBODYS = ""
+"""The fingerprint of what an erased job was asked for; any other job has one. Its title is for people to read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +52,7 @@ def holding(connection: Connection, tenant: str) -> Holding:
     stored = select(func.coalesce(func.sum(assets.c.size), 0)).where(assets.c.tenant == tenant)
     owed = select(func.coalesce(func.sum(cost_lines.c.nano), 0)).where(cost_lines.c.tenant == tenant)
     return Holding(
-        jobs=count(jobs, jobs.c.title != TITLE),
+        jobs=count(jobs, jobs.c.fingerprint != NOBODYS),
         films=count(films, films.c.deleted_us.is_(None)),
         keys=count(api_keys),
         webhooks=count(webhook_endpoints),
@@ -74,7 +75,7 @@ def close(connection: Connection, tenant: str, *, now_us: int) -> list[str]:
 
 def erase_job(connection: Connection, job_id: str, *, now_us: int) -> None:
     """What does not run any more is stopped first. Again is fine. Raises NotFound, DamagedLedger."""
-    if connection.execute(select(jobs.c.title).where(jobs.c.id == job_id)).scalar_one_or_none() == TITLE:
+    if connection.execute(select(jobs.c.fingerprint).where(jobs.c.id == job_id)).scalar_one_or_none() == NOBODYS:
         return
     operations.delete_job(connection, job_id, now_us=now_us)
     retention.sum_up(connection, job_id, before_us=now_us + 1)
@@ -89,11 +90,11 @@ def erase_job(connection: Connection, job_id: str, *, now_us: int) -> None:
     }
     connection.execute(update(tasks).where(tasks.c.job_id == job_id).values(**nothing))
     blank: dict[str, Any] = {
-        "title": TITLE,
+        "title": "erased",
         "spec": {},
         "request": {},
         "idempotency_key": None,
-        "fingerprint": "",
+        "fingerprint": NOBODYS,
         "released_us": now_us,
     }
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(**blank))

@@ -230,7 +230,8 @@ def page(
 ) -> tuple[list[Asset], bool]:
     """(assets that are there, by their sha256, whether there are more); of a show those that it pays for.
 
-    Raises NotFound for an unknown `after`.
+    What tenants have alike stays on one page, which may be a little longer for it. Raises NotFound for an unknown
+    `after`.
     """
     query = select(assets).where(_covered(sight))
     if marked:
@@ -239,18 +240,28 @@ def page(
         if connection.execute(select(assets.c.sha256).where(_covered(sight), assets.c.sha256 == after)).first() is None:
             raise NotFound("no such asset", field="after", remedy="use the sha256 of one")
         query = query.where(assets.c.sha256 > after)
-    rows = connection.execute(query.order_by(assets.c.sha256, assets.c.tenant).limit(limit + 1)).all()
-    return [_asset(row) for row in rows[:limit]], len(rows) > limit
+    query = query.order_by(assets.c.sha256, assets.c.tenant)
+    rows = connection.execute(query.limit(limit + 1)).all()
+    shown, more = list(rows[:limit]), len(rows) > limit
+    if more:
+        last = shown[-1]
+        shown += connection.execute(query.where(assets.c.sha256 == last.sha256, assets.c.tenant > last.tenant)).all()
+    return [_asset(row) for row in shown], more
 
 
 def find(connection: Connection, sight: Sight, sha256: str) -> Asset:
-    """By its sha256, or a beginning of it that no other has. Raises NotFound."""
+    """By its sha256, or a beginning of it that no other has; whose, does not matter: the bytes are the same.
+
+    Raises NotFound.
+    """
     begins = assets.c.sha256.startswith(sha256, autoescape=True)
-    rows = connection.execute(select(assets).where(_covered(sight), begins).order_by(assets.c.sha256).limit(2)).all()
-    if len(rows) != 1:
-        what = "more than one asset begins so" if rows else "no such asset"
+    so = select(assets.c.sha256).where(_covered(sight), begins).distinct().limit(2)
+    found = connection.execute(so).scalars().all()
+    if len(found) != 1:
+        what = "more than one asset begins so" if found else "no such asset"
         raise NotFound(what, field="asset", remedy="`farm assets ls` lists them")
-    return _asset(rows[0])
+    whole = select(assets).where(_covered(sight), assets.c.sha256 == found[0]).order_by(assets.c.tenant).limit(1)
+    return _asset(connection.execute(whole).one())
 
 
 def totals(connection: Connection, sight: Sight) -> tuple[int, int]:

@@ -9,13 +9,14 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 
 from cluster import faults
+from cluster.assets import RESERVED
 from cluster.ledger import budgets, events
 from cluster.ledger.database import padded
 from cluster.ledger.schema import attempts, cost_lines, jobs, workers
 from cluster.rates import cost_until, split
 from cluster.states import AttemptState
 
-FARM_TENANT = "farm"
+FARM_TENANT = RESERVED
 FARM_SHOW = "farm"
 """Idle and load time belong to no task; the farm's own show carries them."""
 

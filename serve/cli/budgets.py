@@ -133,14 +133,18 @@ def rm(scope: ScopeOf, subject: Subject = "", yes: Yes = False, as_json: AsJson 
 
 
 def _named(found: Sequence[BudgetRow], scope: ScopeName, subject: str) -> BudgetRow:
+    """A name alone is one of this tenant's; a farm elsewhere lists no others."""
     from cluster.errors import NotFound
+    from cluster.settings import load
 
+    settings = load()
     for row in found:
-        if (row.scope, row.subject) == (scope.value, subject):
+        if (row.scope, row.subject) == (scope.value, subject) and (settings.url or row.tenant == settings.tenant):
             return row
     raise NotFound(
-        f"no budget of {scope.value} {subject}".rstrip(), field="subject", remedy="`farm budget ls` lists them"
-    )
+        f"no budget of {scope.value} {subject}".rstrip(), field="subject",
+        remedy="`farm budget ls` lists them; FARM_TENANT says whose is meant",
+    )  # fmt: skip
 
 
 def _threshold(text: str) -> ThresholdRow:

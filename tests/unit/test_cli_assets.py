@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from cluster.assets import ReceiptFile
+from cluster.ledger import inventory
 from cluster.ledger.keys import KeySpec, Scope
+from cluster.ledger.outcomes import Sight
+from cluster.states import State
 from cluster.store.directory import DirectoryStore
 from serve.cli.main import run
 from tests.ledger_desk import LedgerDesk, task
@@ -106,18 +109,39 @@ def test_a_collection_says_first_what_it_would_do(home: Home) -> None:
     assert home("assets", "gc") == "every file is needed\n"
 
 
+def test_a_file_that_two_tenants_have_is_named_by_its_hash_and_no_page_leaves_one_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path, monkeypatch, capsys)
+    blob = home.store.put_blob("rival", b"stays", media_type="image/png")
+    of = ReceiptFile.of("poster.png", blob)
+    job = home.desk.submit(task("stays"), tenant="rival")
+    home.desk.run(job, "stays", files=[{name: getattr(of, name) for name in of.__slots__}])
+    assert home("assets", "verify", sha("stays")) == "1 file, 5 bytes: all whole\n"
+    seen: list[tuple[str, str]] = []
+    after, more = None, True
+    while more:
+        page, more = home.desk.ledger.view(lambda c, after=after: inventory.page(c, Sight(), after=after, limit=1))
+        seen += [(asset.tenant, asset.sha256) for asset in page]
+        after = page[-1].sha256 if page else after
+    assert sorted(seen) == sorted([("studio", sha("stays")), ("rival", sha("stays")), ("studio", sha("goes"))])
+    home.desk.close()
+
+
 def test_a_tenant_is_erased_where_the_ledger_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = Home(tmp_path, monkeypatch, capsys)
     home.desk.ledger.create_key(KeySpec(tenant="studio", name="x", scopes=(Scope.READ,)))
+    job = home.desk.submit(task("erased"), title="erased")
     assert "nothing was done" in home("tenants", "erase", "studio", code=2)
     assert len(list(home.store.list("studio/"))) == 2
     said = home("tenants", "erase", "studio", "--yes")
-    assert said.startswith("of studio 2 jobs, 0 films, 1 key, 0 webhooks, 2 files of the store (2 assets, 9 bytes)")
+    assert said.startswith("of studio 3 jobs, 0 films, 1 key, 0 webhooks, 2 files of the store (2 assets, 9 bytes)")
     assert said.endswith("are gone; the bill of $0.0020 stays\n")
     assert list(home.store.list("studio/")) == []
     assert home.rows("ls") == home.rows("assets", "ls") == []
+    assert home.desk.task(job, "erased")["state"] == State.CANCELED
     [row] = home.rows("tenants", "erase", "studio", "--yes")
     assert (row["jobs"], row["keys_of_store"], row["bill_usd"]) == (0, 0, "0.002000000")
     assert "there is no tenant rival" in home("tenants", "erase", "rival", code=2)

@@ -75,6 +75,26 @@ def test_a_budget_of_a_show_or_film_that_is_not_there_is_named_with_its_remedy(
     assert sum(name.startswith("budget of") for name in rows) == 2
 
 
+def test_a_budget_that_is_named_is_that_of_this_tenant(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    ledger = Ledger(f"sqlite:///{home / 'ledger.db'}")
+    for tenant, dollars in (("acme", 5), ("studio", 7)):
+        spec = BudgetSpec(tenant=tenant, scope=Scope.SHOW, subject="pilot", cap_nano=dollars * 10**9)
+        ledger.set_budget(spec)
+    ledger.close()
+    remedy = found(capsys)["budget of show pilot"]["remedy"]
+    assert run(["budget", "rm", "show", "pilot", "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tenant"] == "studio"
+    assert run(["budget", "rm", "show", "pilot", "--yes"]) == 2
+    assert "FARM_TENANT says whose is meant" in capsys.readouterr().err
+    assert found(capsys)["budget of show pilot"]["remedy"] != remedy
+    assert "; FARM_TENANT=acme farm budget rm show pilot --yes" in found(capsys)["budget of show pilot"]["remedy"]
+    monkeypatch.setenv("FARM_TENANT", "acme")
+    assert run(["budget", "rm", "show", "pilot", "--yes"]) == 0
+
+
 def test_a_rate_card_in_another_currency_than_budgets_is_named_with_its_remedy(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import InvalidSettings
+from cluster.errors import InvalidInput, InvalidSettings
+from cluster.ledger.keys import KeySpec
 from cluster.settings import Settings, load
 
 
@@ -67,6 +68,15 @@ def test_a_heartbeat_that_one_lost_beat_makes_too_late_is_refused(
         load()
     assert refused.value.field == "FARM_HEARTBEAT_S"
     assert f"set it below {float(lease_s) / 2:g}, or FARM_LEASE_S above" in str(refused.value.remedy)
+
+
+def test_nobody_is_called_as_the_farm_calls_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_TENANT", "farm")
+    with pytest.raises(InvalidSettings, match="the farm itself") as refused:
+        load()
+    assert refused.value.field == "FARM_TENANT"
+    with pytest.raises(InvalidInput, match="the farm itself"):
+        KeySpec(tenant="farm", name="x")
 
 
 def test_the_shortest_heartbeat_that_is_safe_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
