@@ -134,7 +134,7 @@ def test_a_rolling_update_loses_nothing_and_ends_streams_cleanly(farm: StandingF
     with httpx.Client(base_url=farm.url, headers=headers, timeout=120.0) as client, ThreadPoolExecutor(3) as aside:
 
         def submit() -> None:
-            while not updated.wait(1.0):
+            while not updated.wait(2.0):
                 answers.append(client.post("/v1/videos", json={"prompt": BOAT, "seed": len(answers)}))
 
         def heard(path: str, seen: str | None) -> list[str]:
