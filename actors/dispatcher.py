@@ -514,6 +514,6 @@ class Dispatcher:
 
 
 def _forgotten(error: NotFound) -> Answer:
-    """Of an attempt that ended so long ago that its row is kept no longer: who still runs it stops."""
+    """Of an attempt that is in no backup from which the ledger was restored: who still runs it stops."""
     say(log, "The ledger knows an attempt no more.", action="attempt.forgotten", error=error.line())
     return Answer.SUPERSEDED

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         0.0, ge=0, description="the events of a job become one summary so long after its end; 0: never"
     )
     attempts_kept_s: float = Field(
-        0.0, ge=0, description="attempts that made nothing, and facts of the others, are kept so long; 0: for ever"
+        0.0, ge=0, description="what attempts said (facts, messages) is kept so long after their job; 0: for ever"
     )
     service_provider: str = Field("Reelfarm", min_length=1, description="whose service it is, in exports of costs")
     invoice_issuer: str = Field("", description="who invoices, in exports of costs; empty: the service provider")

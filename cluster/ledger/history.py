@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, or_, select
 
 from cluster.ledger.schema import attempts, tasks, workers
 from cluster.states import AttemptState
 from cluster.timing import Sample, shape_of
+
+EARLIER = attempts.alias("earlier")
+FIRST = ~exists().where(
+    EARLIER.c.task_id == attempts.c.task_id,
+    EARLIER.c.generation == attempts.c.generation,
+    EARLIER.c.epoch < attempts.c.epoch,
+)
+"""There was nobody whose checkpoint an attempt could go on from."""
 
 
 def durations(connection: Connection, limit: int = 200) -> list[tuple[str, float, float]]:
@@ -34,7 +42,8 @@ def gaps(connection: Connection, limit: int = 500) -> list[tuple[str, str | None
 
 
 def samples(connection: Connection, limit: int = 500) -> list[Sample]:
-    """The newest attempts that succeeded. Who went on from a checkpoint did a part of its task, and teaches nothing."""
+    """The newest attempts that succeeded. Who went on from a checkpoint did a part of its task, and teaches nothing;
+    nor does who may have, once its facts are gone."""
     rows = connection.execute(
         select(
             tasks.c.step,
@@ -49,7 +58,7 @@ def samples(connection: Connection, limit: int = 500) -> list[Sample]:
         )
         .join(tasks, tasks.c.id == attempts.c.task_id)
         .join(workers, workers.c.id == attempts.c.worker_id)
-        .where(attempts.c.state == AttemptState.SUCCEEDED.value)
+        .where(attempts.c.state == AttemptState.SUCCEEDED.value, or_(attempts.c.facts.is_not(None), FIRST))
         .order_by(attempts.c.started_us.desc())
         .limit(limit)
     )

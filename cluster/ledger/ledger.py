@@ -292,7 +292,7 @@ class Ledger:
         return self._do(lambda c: retention.sum_up(c, job_id, before_us=before_us))
 
     def forget_attempts(self, before_us: int) -> int:
-        """Of jobs that ended before then, some at a time; returns how many jobs."""
+        """What those of jobs that ended before then said, some jobs at a time; returns how many jobs."""
         return self._do(lambda c: retention.forget_attempts(c, before_us))
 
     def close_tenant(self, tenant: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, bindparam, func, insert, or_, select, update
 
 from cluster.clock import to_datetime
 from cluster.errors import InvalidSettings
@@ -193,15 +193,15 @@ class _Biller:
 
 def _bill_tokens(connection: Connection, biller: _Biller, until_us: int) -> bool:
     names = ("tenant", "show", "model", "price_class")
-    query = select(token_minutes).where(UNBILLED_TOKENS, token_minutes.c.minute_us < until_us)
-    rows = connection.execute(query.order_by(token_minutes.c.minute_us).limit(MOST_ROWS)).all()
+    items, model = ("prompt", "completion"), token_minutes.c.model
+    rows = _oldest(connection, biller, token_minutes, UNBILLED_TOKENS, until_us, items, model)
     by_hour: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for row in rows:
         by_hour[(row.minute_us // HOUR_US, *(getattr(row, name) for name in names))].append(row)
     billed: list[Any] = []
     for (hour, *values), together in by_hour.items():
         whose, at_us = dict(zip(names, values, strict=True)), hour * HOUR_US
-        prices = [biller.price(item, at_us, whose["model"]) for item in ("prompt", "completion")]
+        prices = [biller.price(item, at_us, whose["model"]) for item in items]
         if None in prices:
             continue
         billed += together
@@ -215,8 +215,7 @@ def _bill_tokens(connection: Connection, biller: _Biller, until_us: int) -> bool
 
 
 def _bill_egress(connection: Connection, biller: _Biller, until_us: int) -> bool:
-    query = select(egress_minutes).where(UNBILLED_EGRESS, egress_minutes.c.minute_us < until_us)
-    rows = connection.execute(query.order_by(egress_minutes.c.minute_us).limit(MOST_ROWS)).all()
+    rows = _oldest(connection, biller, egress_minutes, UNBILLED_EGRESS, until_us, ("egress",))
     by_hour: dict[tuple[int, str, str], list[Any]] = defaultdict(list)
     for row in rows:
         by_hour[row.minute_us // HOUR_US, row.tenant, row.show].append(row)
@@ -242,6 +241,30 @@ def _bill_storage(connection: Connection, biller: _Biller) -> None:
         one = and_(meter.tenant == row.tenant, meter.show == row.show)
         done = {"billed_mib_seconds": row.mib_seconds, "billed_us": row.since_us}
         connection.execute(update(storage_meters).where(one).values(**done))
+
+
+def _oldest(
+    connection: Connection,
+    biller: _Biller,
+    table: Table,
+    unbilled: ColumnElement[bool],
+    until_us: int,
+    items: Sequence[str],
+    *by: ColumnElement[str],
+) -> Sequence[Row[Any]]:
+    """The first minutes that have a price. What has none at an hour had none before: no page is full of that."""
+    minute_us = table.c.minute_us
+    these = [unbilled, minute_us < until_us]
+    hours = select((minute_us // HOUR_US).label("hour"), *by).where(*these).distinct().order_by("hour")
+    gaps = {
+        tuple(whose): hour
+        for hour, *whose in connection.execute(hours)
+        if None in [biller.price(item, hour * HOUR_US, *whose) for item in items]
+    }
+    for whose, hour in gaps.items():
+        others = (column != value for column, value in zip(by, whose, strict=True))
+        these.append(or_(minute_us >= (hour + 1) * HOUR_US, *others))
+    return connection.execute(select(table).where(*these).order_by(minute_us).limit(MOST_ROWS)).all()
 
 
 def _span(rows: Sequence[Any]) -> tuple[int, int]:

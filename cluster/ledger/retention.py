@@ -115,16 +115,14 @@ def sum_up(connection: Connection, job_id: str, *, before_us: int) -> bool:
 
 
 def forget_attempts(connection: Connection, before_us: int) -> int:
-    """Attempts of jobs that ended before then: those that made nothing go, of the others who made what is left.
+    """Of attempts of jobs that ended before then goes what they said; their rows stay, as long as their cost lines.
 
-    Some of them, the oldest first; returns how many jobs that was. Their cost lines stay.
+    Some of them, the oldest first; returns how many jobs that was.
     """
     a = attempts.c
-    over, made_nothing = a.state != AttemptState.RUNNING.value, a.receipt_key.is_(None)
-    left = and_(over, or_(made_nothing, a.facts.is_not(None)))
+    left = and_(a.state != AttemptState.RUNNING.value, or_(a.facts.is_not(None), a.message.is_not(None)))
     query = select(jobs.c.id).where(jobs.c.ended_us < before_us, jobs.c.id.in_(select(a.job_id).where(left)))
     old = list(connection.execute(query.order_by(jobs.c.ended_us).limit(AT_ONCE)).scalars())
-    connection.execute(delete(attempts).where(a.job_id.in_(old), over, made_nothing))
     blank_attempts(connection, old)
     return len(old)
 

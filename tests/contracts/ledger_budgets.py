@@ -187,6 +187,9 @@ def test_what_a_worker_that_is_cut_off_costs_after_it_had_to_stop_is_no_overshoo
     desk.clock.advance(28)
     desk.ledger.lose(desk.term, **a, why="its lease ran out")
     desk.check()
+    desk.ledger.cancel_job(job)
+    assert desk.ledger.forget_attempts(desk.clock.now_us() + 1) == 1
+    desk.check()
 
 
 def test_a_raised_cap_lets_go_on_what_was_stopped(desk: LedgerDesk) -> None:

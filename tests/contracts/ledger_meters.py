@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from sqlalchemy import Connection, select, text
 
+from cluster.clock import to_datetime
 from cluster.ledger import meters, recount
 from cluster.ledger.meters import Leaving, Metered
 from cluster.ledger.schema import cost_lines
@@ -137,6 +138,26 @@ def test_what_has_no_price_is_said_and_billed_when_it_has_one(desk: LedgerDesk) 
     desk.check()
     assert desk.ledger.bill_meters(CARD).gaps == ()
     assert counted(desk)[Metered("studio", "default", "prompt", "m", "spot")] == (7, 7)
+    desk.check()
+
+
+def test_what_has_no_price_keeps_nothing_else_from_being_billed(
+    desk: LedgerDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.ledger.meters.MOST_ROWS", 2)
+    for model in ("free", "free", "free", "m", "m", "m", "free"):
+        chatted(desk, Counts(requests=1, prompt_tokens=7), model=model)
+        sent(desk, MIB)
+        desk.clock.advance(24 * HOUR)
+    fourth = to_datetime(desk.clock.now_us()).date() - timedelta(days=4)
+    own = (price("prompt", 1, model="m"), price("completion", 3, model="m"), price("egress", 0.25, since=fourth))
+    found = desk.ledger.bill_meters(replace(CARD, prices=own))
+    assert counted(desk)[Metered("studio", "default", "prompt", "m", "spot")] == (21, 21)
+    assert counted(desk)[Metered("studio", "default", "egress")] == (7 * MIB, 4 * MIB)
+    assert len({gap.line() for gap in found.gaps}) == 4 * 2 + 3  # both items of a model, on each of its days
+    desk.check()
+    assert desk.ledger.bill_meters(CARD).gaps == ()
+    assert all(billed == total for total, billed in counted(desk).values())
     desk.check()
 
 

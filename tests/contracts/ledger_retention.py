@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from cluster.budgets import BudgetSpec
 from cluster.budgets import Scope as Over
 from cluster.errors import DamagedLedger, NotFound
-from cluster.ledger import budgets, erasure, inventory, remains, retention, schema
+from cluster.ledger import budgets, erasure, history, inventory, money, remains, retention, schema
 from cluster.ledger.hooks import HookSpec
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.leases import Answer
@@ -106,18 +106,44 @@ def test_a_job_that_is_open_again_is_not_summed_up(desk: LedgerDesk) -> None:
     assert SUMMARY not in desk.kinds(job)
 
 
-def test_attempts_that_made_nothing_go_and_the_bill_stays(desk: LedgerDesk) -> None:
+def test_what_attempts_said_goes_and_their_rows_stay_as_the_bill_does(desk: LedgerDesk) -> None:
     job = full_of_events(desk)
-    cost = desk.ledger.spent()
+    cost, ids = desk.ledger.spent(), [a["id"] for a in desk.ledger.attempts(job)]
+    assert desk.ledger.attempts(job)[0]["message"] == "secret"
     assert desk.ledger.forget_attempts(desk.clock.now_us()) == 1
     desk.clock.advance(1)
     assert desk.ledger.forget_attempts(desk.clock.now_us()) == 1
     assert desk.ledger.forget_attempts(desk.clock.now_us()) == 0
-    assert {(a["state"], a["facts"]) for a in desk.ledger.attempts(job)} == {("succeeded", None)}
-    assert desk.ledger.spent() == cost
+    assert {(a["facts"], a["message"]) for a in desk.ledger.attempts(job)} == {(None, None)}
+    assert ([a["id"] for a in desk.ledger.attempts(job)], desk.ledger.spent()) == (ids, cost)
     desk.check()
     assert summed(desk, job)
     desk.check()
+
+
+def test_what_attempts_taught_cost_and_left_is_known_when_what_they_said_is_gone(desk: LedgerDesk) -> None:
+    job = desk.submit(task("whole"), task("part"))
+    desk.run(job, "whole", seconds=10)
+    half = desk.lease(job, "part")
+    desk.clock.advance(9)
+    key = f"studio/attempts/{half.attempt_id}/checkpoint-1"
+    desk.interrupt(half, checkpoint=key)
+    last = desk.lease(job, "part")
+    desk.clock.advance(1)
+    desk.ledger.commit(
+        desk.term, **last.who, receipt_key=f"studio/attempts/{last.attempt_id}/receipt.json", files=[file("x")],
+        result={}, facts={"resumed_from": key},
+    )  # fmt: skip
+    desk.clock.advance(1)
+    now_us, ids = desk.clock.now_us(), [half.attempt_id, last.attempt_id]
+
+    def known(c: Connection) -> list[object]:
+        costs = money.spent_for(c, last.attempt_id), money.spent_on(c, [last.task_id])
+        return [history.samples(c), costs, remains.over(c, ids, before_us=now_us)]
+
+    before = desk.ledger.view(known)
+    assert desk.ledger.forget_attempts(now_us) == 1
+    assert desk.ledger.view(known) == before
 
 
 def test_an_attempt_that_was_lost_and_found_made_what_is_left(desk: LedgerDesk) -> None:

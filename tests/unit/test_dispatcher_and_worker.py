@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from actors.contract import Beat, Bench, Json, Made, MadeFile, Outcome, Report, WorkerFacts
 from actors.worker import Worker
@@ -16,6 +17,7 @@ from cluster import retention
 from cluster.assets import Receipt, ReceiptFile
 from cluster.errors import FarmError, InvalidSpec, OutOfMemory, StaleTerm, StoreUnavailable, Unavailable
 from cluster.graph import TaskSpec
+from cluster.ledger import schema
 from cluster.ledger.jobs import JobSpec
 from cluster.states import JobState, State
 from cluster.store.port import put_receipt, verify_receipt
@@ -422,7 +424,7 @@ def test_an_attempt_that_the_ledger_has_forgotten_is_told_to_stop(farm: InProces
     worker = joined(farm)
     orders = [farm.desk.lease(worker.id, request) for request in ("r1", "r2")]
     farm.ledger.cancel_job(job_id)
-    assert farm.ledger.forget_attempts(farm.clock.now_us() + 1) == 1
+    farm.ledger.database.transaction(lambda c: c.execute(delete(schema.attempts)))  # as a backup that is older
     reported = orders[0]
     assert reported is not None
     late = Receipt(attempt_id=reported.attempt_id, task_id=reported.task_id, epoch=reported.epoch, files=())
