@@ -231,6 +231,85 @@ def test_what_was_stopped_goes_on_when_others_have_used_less(desk: LedgerDesk) -
     desk.check()
 
 
+@pytest.mark.parametrize("action", [Action.HOLD, Action.CANCEL])
+def test_one_that_stops_for_what_others_have_reserved_reaches_no_cap(desk: LedgerDesk, action: Action) -> None:
+    budget = cap(desk, 60, (0.5, Action.NOTIFY), (1.0, action))
+    job = desk.submit(draws("a"), draws("b", 46.0), draws("c"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    assert near(desk) == [a["attempt_id"]]
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {a["attempt_id"]: False}
+    desk.clock.advance(1)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    commit(desk, b)
+    assert (now(desk, budget).left_nano, now(desk, budget).acting) == (38 * S1, None)
+    assert desk.ledger.tend_budgets(desk.term) == 1
+    assert [desk.state(job, key) for key in "abc"] == [State.READY, State.SUCCEEDED, State.READY]
+    a, c = leased(desk, job, "a"), leased(desk, job, "c", worker="w2")
+    desk.clock.advance(10)
+    commit(desk, a)
+    commit(desk, c)
+    assert (now(desk, budget).spent_nano, now(desk, budget).acting) == (42 * S1, Action.NOTIFY)
+    assert kinds(desk, budget) == ["budget.set", "budget.stop", "budget.reached"]
+    desk.check()
+
+
+def test_the_last_of_many_that_stop_has_reached_the_cap(desk: LedgerDesk) -> None:
+    budget = cap(desk, 30, (0.5, Action.NOTIFY), (1.0, Action.HOLD))
+    job = desk.submit(draws("a"), draws("b", 16.0), draws("c"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {a["attempt_id"]: False}
+    assert now(desk, budget).acting is None
+    desk.clock.advance(2)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    desk.clock.advance(4)
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {b["attempt_id"]: False}
+    assert now(desk, budget).acting is Action.HOLD
+    desk.clock.advance(1)
+    desk.ledger.interrupt(desk.term, **b, facts={"checkpoint": "x"}, suspend="budget")
+    assert desk.ledger.tend_budgets(desk.term) == 0
+    assert isinstance(ask(desk, job, "c"), Held)
+    assert kinds(desk, budget).count("budget.reached") == 2
+    desk.check()
+
+
+def test_those_who_stop_at_once_have_reached_the_cap_though_each_has_a_heartbeat_left(desk: LedgerDesk) -> None:
+    budget = cap(desk, 25, (1.0, Action.HOLD))
+    job = desk.submit(draws("a"), draws("b"))
+    leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    assert set(desk.ledger.extend(desk.term, near(desk), TAKES_10).values()) == {False}
+    assert (now(desk, budget).left_nano, now(desk, budget).acting) == (S1, Action.HOLD)
+
+
+@pytest.mark.parametrize(
+    ("waits", "acting"), [((), Action.HOLD), (("light",), None)], ids=["nothing else waits", "something lighter waits"]
+)
+def test_where_nothing_fits_in_what_came_back_the_cap_is_reached(
+    desk: LedgerDesk, waits: tuple[str, ...], acting: Action | None
+) -> None:
+    budget = cap(desk, 31, (1.0, Action.HOLD))
+    job = desk.submit(draws("a"), draws("b", 16.0), draws("c"), *(draws(key, 1.0) for key in waits))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {a["attempt_id"]: False}
+    desk.clock.advance(1)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    assert desk.ledger.tend_budgets(desk.term) == 1
+    assert isinstance(ask(desk, job, "a"), Held)
+    assert now(desk, budget).acting is None, "others may give some back"
+    desk.clock.advance(4)
+    commit(desk, b)
+    assert isinstance(ask(desk, job, "c"), Held)
+    assert now(desk, budget).acting is None, "only what began tells that the end has come"
+    assert isinstance(ask(desk, job, "a"), Held)
+    assert (now(desk, budget).left_nano, now(desk, budget).acting) == (5 * S1, acting)
+    for key in waits:
+        leased(desk, job, key)
+    desk.check()
+
+
 def test_a_new_month_begins_with_nothing_spent(desk: LedgerDesk) -> None:
     budget = cap(desk, 12, (0.5, Action.HOLD), period=Period.MONTH)
     job = desk.submit(draws("a"), draws("b"))
