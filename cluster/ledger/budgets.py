@@ -270,6 +270,7 @@ def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int
     data = {
         "cap_nano": spec.cap_nano, "period": spec.period.value, "spent_nano": counted["spent_nano"],
         "thresholds": [one.to_json() for one in spec.thresholds],
+        "slack_nano": budget_recount.slack(connection, row, rules.Reserves().slack_s),  # a dispatcher looks more often
     }  # fmt: skip
     _log(connection, budget_id, "budget.set", data, now_us=now_us)
     row = _row(connection, budget_id)

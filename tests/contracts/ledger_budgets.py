@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, delete, select, update
 
 from cluster.budgets import Action, Budget, BudgetSpec, Period, Reserves, Scope, Threshold, is_near
 from cluster.errors import FailureClass, LedgerUnavailable, OverBudget
@@ -16,6 +17,7 @@ from cluster.ledger.hooks import BUDGET_REACHED, HookSpec
 from cluster.ledger.jobs import Terms
 from cluster.ledger.leases import Held
 from cluster.ledger.meters import Leaving
+from cluster.ledger.schema import budget_events
 from cluster.rates import GIB
 from cluster.states import Move, State
 from cluster.timing import Paces, Sample
@@ -38,6 +40,10 @@ def cap(desk: LedgerDesk, seconds: float, *thresholds: tuple[float, Action], **m
 
 def now(desk: LedgerDesk, budget: Budget) -> Budget:
     return next(b for b in desk.ledger.budgets() if b.id == budget.id)
+
+
+def overshot(budget: Budget, spent_s: int, allowed_s: int) -> str:
+    return f"no budget overshoots its bound: {budget.id} has spent {spent_s * S1} of {allowed_s * S1}"
 
 
 def kinds(desk: LedgerDesk, budget: Budget) -> list[str]:
@@ -477,6 +483,42 @@ def test_a_budget_set_over_work_that_has_run_for_long_stops_it_and_is_not_blamed
     desk.check()
 
 
+@pytest.mark.parametrize("first_s", [None, 1000], ids=["a first cap", "a cap that is lowered"])
+def test_a_cap_below_what_is_spent_is_not_blamed_for_work_that_ends_before_it_is_told(
+    desk: LedgerDesk, first_s: int | None
+) -> None:
+    if first_s is not None:
+        cap(desk, first_s)
+    job = desk.submit(draws("a"), draws("b"))
+    a = leased(desk, job, "a")
+    desk.clock.advance(500)
+    budget = cap(desk, 100)
+    desk.clock.advance(5)
+    commit(desk, a)
+    assert now(desk, budget).spent_nano == 505 * S1
+    desk.check()
+
+
+def test_a_cap_that_is_set_over_running_work_allows_it_one_heartbeat_alone(desk: LedgerDesk) -> None:
+    """Whether it is told or not; and what an older version wrote down allows none."""
+    leased(desk, desk.submit(draws("a")), "a")
+    desk.clock.advance(500)
+    budget = cap(desk, 100)
+    desk.clock.advance(60)
+    desk.ledger.extend(desk.term, near(desk), TAKES_10)
+    assert desk.ledger.flaws() == [overshot(budget, 560, 502)]
+    desk.ledger.database.transaction(lambda c: c.execute(delete(budget_events).where(budget_events.c.seq > 1)))
+    assert desk.ledger.flaws() == [overshot(budget, 560, 510)]
+
+    def as_before(connection: Connection) -> None:
+        said = connection.execute(select(budget_events.c.data)).scalar_one()
+        del said["slack_nano"]
+        connection.execute(update(budget_events).values(data=said))
+
+    desk.ledger.database.transaction(as_before)
+    assert desk.ledger.flaws() == [overshot(budget, 560, 500)]
+
+
 def test_what_is_metered_is_charged_past_a_cap_and_no_overshoot(desk: LedgerDesk) -> None:
     """Bytes that are kept cost what they cost: a cap bounds the time of workers alone."""
     budget, job = cap(desk, 12), desk.submit(draws("a"), draws("b", 1.0))
@@ -499,8 +541,7 @@ def test_time_of_workers_past_its_bound_is_told(desk: LedgerDesk) -> None:
     leased(desk, job, "a")
     desk.clock.advance(60)
     desk.ledger.extend(desk.term, near(desk), TAKES_10)
-    overshot = f"no budget overshoots its bound: {budget.id} has spent {60 * S1} of {14 * S1}"
-    assert desk.ledger.flaws() == [overshot]
+    assert desk.ledger.flaws() == [overshot(budget, 60, 14)]
 
 
 def test_fifty_jobs_at_once_with_estimates_too_low_stay_within_the_bound(desk: LedgerDesk) -> None:
