@@ -224,7 +224,7 @@ def is_near(reserved_nano: int, *, accrued_s: float, slack_s: float, nano_per_ho
 
 
 def reached(thresholds: Sequence[Threshold], *, spent_nano: int, cap_nano: int, full: bool = False) -> list[Threshold]:
-    """In their order. `full`: something had to stop because there was no more; then the cap counts as reached."""
+    """In their order. `full`: there was no more and none could come back; then the cap counts as reached."""
     found = [t for t in thresholds if spent_nano >= math.ceil(t.at * cap_nano) or (full and t.at <= 1.0)]
     return sorted(found, key=lambda t: (t.at, GRAVITY[t.action]))
 

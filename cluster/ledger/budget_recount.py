@@ -6,16 +6,16 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
-from cluster.budgets import Action, BudgetSpec, Scope
-from cluster.ledger.schema import attempts, budget_events, cost_lines, jobs, revisions
+from cluster.budgets import Action, BudgetSpec, Scope, nano_of
+from cluster.ledger.schema import attempts, budget_events, cost_lines, jobs, revisions, workers
 from cluster.ledger.schema import budgets as table
 from cluster.states import AttemptState
 
 
 def flaws(connection: Connection) -> list[str]:
     """Counters that a recount does not find, and budgets beyond their bound: what had to stop ran at most for as long
-    as a heartbeat after there was no more, each at its rate. A worker that was lost by
-    then heard nothing: its lease ran out first. One whose action lets work end is past its cap by that;
+    as a heartbeat after there was no more, each at its rate, whether it was told or ended before. A worker that was
+    lost by then heard nothing: its lease ran out first. One whose action lets work end is past its cap by that;
     and what is metered is charged when it has been used, whatever is left."""
     broken = []
     for row in connection.execute(select(table).order_by(table.c.id)).all():
@@ -24,12 +24,15 @@ def flaws(connection: Connection) -> list[str]:
             said = f"{row.id} says {row.spent_nano} and {row.reserved_nano}, is {counted[0]} and {counted[1]}"
             broken.append(f"budgets equal a recount: {said}")
         told = select(budget_events).where(budget_events.c.budget_id == row.id, budget_events.c.at_us >= row.from_us)
-        allowed, since_us = row.cap_nano, row.from_us
+        allowed, since_us, untold = row.cap_nano, row.from_us, dict[str, int]()
         for e in connection.execute(told.order_by(budget_events.c.seq)):
             if e.kind == "budget.set":  # what was spent before it was set is not its doing
                 allowed, since_us = max(e.data["cap_nano"], e.data["spent_nano"]), e.at_us
+                untold = dict(e.data.get("slack_nano", {}))  # older ones have none
             elif e.kind == "budget.stop":
+                untold.pop(e.data["attempt"], None)
                 allowed += max(e.data["slack_nano"], _unheard(connection, e.data["attempt"], since_us=e.at_us))
+        allowed += sum(untold.values())
         allowed += spent(connection, row, cost_lines.c.worker_id.is_(None), cost_lines.c.at_us >= since_us)
         if counted[0] > allowed and row.acting != Action.FINISH.value:
             broken.append(f"no budget overshoots its bound: {row.id} has spent {counted[0]} of {allowed}")
@@ -54,6 +57,17 @@ def reserved(connection: Connection, row: Row[Any]) -> int:
     query = select(func.coalesce(func.sum(attempts.c.reserved_nano), 0)).join(jobs, jobs.c.id == attempts.c.job_id)
     runs = attempts.c.state == AttemptState.RUNNING.value
     return int(connection.execute(query.where(runs, jobs_under(row))).scalar_one())
+
+
+def slack(connection: Connection, row: Row[Any], slack_s: float) -> dict[str, int]:
+    """By attempt that runs under it, what it costs in a heartbeat beyond what it has reserved."""
+    query = select(attempts.c.id, attempts.c.reserved_nano, workers.c.nano_per_hour).join_from(
+        attempts, jobs, jobs.c.id == attempts.c.job_id
+    )
+    runs = attempts.c.state == AttemptState.RUNNING.value
+    found = connection.execute(query.join(workers, workers.c.id == attempts.c.worker_id).where(runs, jobs_under(row)))
+    beyond = {x.id: nano_of(slack_s, x.nano_per_hour) - (x.reserved_nano or 0) for x in found}
+    return {attempt_id: nano for attempt_id, nano in beyond.items() if nano > 0}
 
 
 def jobs_under(whose: Row[Any] | BudgetSpec) -> ColumnElement[bool]:

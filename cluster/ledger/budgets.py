@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Exists,
     Row,
     and_,
     bindparam,
@@ -32,10 +33,10 @@ from cluster.budgets import Action, Budget, BudgetSpec, Need, Period, Purse, Sco
 from cluster.errors import NotFound, OverBudget
 from cluster.ledger import budget_recount, hooks
 from cluster.ledger.database import padded
-from cluster.ledger.schema import attempts, budget_events, jobs, revisions
+from cluster.ledger.schema import attempts, budget_events, jobs, revisions, tasks
 from cluster.ledger.schema import budgets as table
 from cluster.rates import split, usd
-from cluster.states import AttemptState
+from cluster.states import AttemptState, State
 
 FILM_OF_JOB = select(revisions.c.film_id).where(revisions.c.job_id == jobs.c.id).scalar_subquery()
 ABOVE = and_(
@@ -83,7 +84,8 @@ class _Open:
     purse: Purse
     more_spent: int = 0
     more_reserved: int = 0
-    full: bool = False  # there was no more when something that ran asked
+    tied_nano: int = 0  # of what is reserved: what is used by the time that who has it would hear of a stop
+    full: bool = False  # there was no more, and none could come back
     stopped: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -107,15 +109,26 @@ class Till:
         row = self._open[purse.id].row
         return {"tenant": row.tenant, "scope": row.scope, "subject": row.subject}
 
-    def grant(self, job_id: str, need: Need) -> int | Purse | None:
-        """What a task of the job reserves; the budget that has no room for it; None if there is none above it."""
+    def grant(self, job_id: str, need: Need, *, stopped: float | None = None) -> int | Purse | None:
+        """What a task of the job reserves; the budget that has no room for it; None if there is none above it.
+        `stopped` is its weight if a budget stopped it: where it cannot go on, nothing can come back and nothing lighter
+        is ready, the cap counts as reached."""
         purses = self.purses(job_id)
         if not purses:
             return None
         found = rules.granted(purses, need)
         if isinstance(found, int):
             self.move(job_id, spent=0, reserved=found)
+        elif stopped is not None and not found.blocks and found.reserved_nano == 0:
+            one = self._open[found.id]
+            lighter = self._connection.execute(select(_ready_below(one.row, stopped))).scalar_one()
+            one.full = one.full or not lighter
         return found
+
+    def tie(self, job_id: str, nano: int) -> None:
+        """So much of what an attempt of the job has reserved will not come back."""
+        for budget_id in self._above.get(job_id, ()):
+            self._open[budget_id].tied_nano += nano
 
     def extend(self, job_id: str, *, more_nano: int, least_nano: int, stop: dict[str, Any]) -> int | None:
         """What an attempt reserves more; None if it has to stop, which `stop` tells in the log of that budget."""
@@ -123,8 +136,8 @@ class Till:
             found := rules.extended(self.purses(job_id), more_nano=more_nano, least_nano=least_nano), Purse
         ):
             one = self._open[found.id]
-            one.full = True
-            if _reached(one) is not Action.FINISH:
+            one.full = one.full or found.cap_nano - found.spent_nano - one.tied_nano < least_nano
+            if _at_the_cap(one) is not Action.FINISH:
                 one.stopped.append(stop)
                 return None
             found.acting = Action.FINISH.value
@@ -257,6 +270,7 @@ def put(connection: Connection, budget_id: str, spec: BudgetSpec, *, now_us: int
     data = {
         "cap_nano": spec.cap_nano, "period": spec.period.value, "spent_nano": counted["spent_nano"],
         "thresholds": [one.to_json() for one in spec.thresholds],
+        "slack_nano": budget_recount.slack(connection, row, rules.Reserves().slack_s),  # a dispatcher looks more often
     }  # fmt: skip
     _log(connection, budget_id, "budget.set", data, now_us=now_us)
     row = _row(connection, budget_id)
@@ -381,9 +395,15 @@ def _purse(row: Row[Any]) -> Purse:
     return Purse(**{name: row._mapping[name] for name in names})
 
 
-def _reached(one: _Open) -> Action | None:
+def _ready_below(row: Row[Any], weight: float) -> Exists:
+    """Whether a task under this budget is ready that weighs less."""
+    lighter = (tasks.c.state == State.READY.value, tasks.c.weight < weight, tasks.c.job_id == jobs.c.id)
+    return exists().where(*lighter, budget_recount.jobs_under(row))
+
+
+def _at_the_cap(one: _Open) -> Action | None:
     purse = one.purse
-    reached = rules.reached(_thresholds(one.row), spent_nano=purse.spent_nano, cap_nano=purse.cap_nano, full=one.full)
+    reached = rules.reached(_thresholds(one.row), spent_nano=purse.spent_nano, cap_nano=purse.cap_nano, full=True)
     return rules.gravest(reached)
 
 

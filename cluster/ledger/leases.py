@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, literal, or_, select, update
 
 from cluster import failures, faults
-from cluster.budgets import Purse, Reserves, nano_of
+from cluster.budgets import REASON, Purse, Reserves, nano_of
 from cluster.errors import FailureClass, InvalidGraph, NotFound, StaleTerm, WorkerLost
 from cluster.graph import TaskSpec, with_new_seed
 from cluster.ledger import attempts, budgets, events, inventory, money, moves, questions
@@ -214,7 +214,7 @@ def _reserve(till: budgets.Till, task: Row[Any], worker: Any, reserves: Reserves
         step=task.step, model=task.model, params=task.params, weight=task.weight,
         nano_per_hour=worker.nano_per_hour, accelerator=worker.accelerator,
     )  # fmt: skip
-    found = till.grant(task.job_id, need)
+    found = till.grant(task.job_id, need, stopped=task.weight if task.reason == REASON else None)
     if isinstance(found, Purse):
         return Held(**till.place(found), job_id=task.job_id, weight=task.weight)
     return found
@@ -284,9 +284,14 @@ def leased_by_request(connection: Connection, worker_id: str, request_id: str) -
 def extend(connection: Connection, attempt_ids: Sequence[str], *, now_us: int, reserves: Reserves) -> dict[str, bool]:
     """Attempts that are about to have spent what they reserved: what they cost so far is booked, and more is reserved.
     By id, whether they may go on; those that have ended are left out."""
-    rows = {row.attempt_id: row for row in connection.execute(RUNNING) if row.attempt_id in set(attempt_ids)}
+    runs = [row for row in running(connection) if row.reserved_nano is not None and row.ended_us is None]
+    rows = {row.attempt_id: row for row in runs if row.attempt_id in set(attempt_ids)}
     money.book_running(connection, sorted({row.worker_id for row in rows.values()}), now_us=now_us)
-    till = budgets.Till(connection, sorted({row.job_id for row in rows.values()}), now_us=now_us)
+    till = budgets.Till(connection, sorted({row.job_id for row in runs}), now_us=now_us)
+    for row in runs:
+        used_s = 0.0 if row.attempt_id in rows else (now_us - row.since_us) / 1e6
+        tied_nano = nano_of(used_s + reserves.slack_of(row.attempt_id), row.nano_per_hour)
+        till.tie(row.job_id, min(row.reserved_nano, tied_nano))
     found, more = dict[str, bool](), list[dict[str, Any]]()
     for attempt_id, row in rows.items():
         slack_nano = nano_of(reserves.slack_of(attempt_id), row.nano_per_hour)

@@ -43,7 +43,7 @@ def wake(connection: Connection, tenants: list[str], *, now_us: int) -> int:
     for task in stopped:
         if all(not purse.blocks and purse.room_nano > 0 for purse in till.purses(task.job_id)):
             how = Move.RELEASE if task.unmet == 0 else Move.RELEASE_PENDING
-            batch.apply(task, how, data={"by": REASON})
+            batch.apply(task, how, reason=REASON, data={"by": REASON})
             count += 1
     batch.close()
     return count

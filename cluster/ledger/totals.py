@@ -96,18 +96,18 @@ class Bill:
         settled = self._upto
         while self._newest and now_s - self._newest[0][0] >= self._late_s:
             settled = max(settled, self._newest.popleft()[1])
-        self._upto = self._add(ledger, self._settled, self._upto, settled)
-        sums = dict(self._settled)
-        self._add(ledger, sums, settled, newest)
-        return sums
+        self._settled, self._upto = self._plus(ledger, self._settled, self._upto, settled), settled
+        return self._plus(ledger, self._settled, settled, newest)
 
-    def _add(self, ledger: Reader, to: dict[What, Sums], after: int, upto: int) -> int:
+    def _plus(self, ledger: Reader, sums: Mapping[What, Sums], after: int, upto: int) -> dict[What, Sums]:
+        """A copy: a look that fails halfway has added nothing."""
+        to = dict(sums)
         for first in range(after, upto, CHUNK):
             part = {"after": first, "upto": min(first + CHUNK, upto)}
             for row in ledger.view(lambda c, part=part: c.execute(LINES, part).all()):  # type: ignore[misc]
                 what = What(*row[: len(BY)])
                 to[what] = to.get(what, Sums()).plus(row[len(BY) :])
-        return upto
+        return to
 
 
 class Capped(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, delete, select, update
 
 from cluster.budgets import Action, Budget, BudgetSpec, Period, Reserves, Scope, Threshold, is_near
 from cluster.errors import FailureClass, LedgerUnavailable, OverBudget
@@ -16,6 +17,7 @@ from cluster.ledger.hooks import BUDGET_REACHED, HookSpec
 from cluster.ledger.jobs import Terms
 from cluster.ledger.leases import Held
 from cluster.ledger.meters import Leaving
+from cluster.ledger.schema import budget_events
 from cluster.rates import GIB
 from cluster.states import Move, State
 from cluster.timing import Paces, Sample
@@ -38,6 +40,10 @@ def cap(desk: LedgerDesk, seconds: float, *thresholds: tuple[float, Action], **m
 
 def now(desk: LedgerDesk, budget: Budget) -> Budget:
     return next(b for b in desk.ledger.budgets() if b.id == budget.id)
+
+
+def overshot(budget: Budget, spent_s: int, allowed_s: int) -> str:
+    return f"no budget overshoots its bound: {budget.id} has spent {spent_s * S1} of {allowed_s * S1}"
 
 
 def kinds(desk: LedgerDesk, budget: Budget) -> list[str]:
@@ -234,6 +240,85 @@ def test_what_was_stopped_goes_on_when_others_have_used_less(desk: LedgerDesk) -
     desk.check()
 
 
+@pytest.mark.parametrize("action", [Action.HOLD, Action.CANCEL])
+def test_one_that_stops_for_what_others_have_reserved_reaches_no_cap(desk: LedgerDesk, action: Action) -> None:
+    budget = cap(desk, 60, (0.5, Action.NOTIFY), (1.0, action))
+    job = desk.submit(draws("a"), draws("b", 46.0), draws("c"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    assert near(desk) == [a["attempt_id"]]
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {a["attempt_id"]: False}
+    desk.clock.advance(1)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    commit(desk, b)
+    assert (now(desk, budget).left_nano, now(desk, budget).acting) == (38 * S1, None)
+    assert desk.ledger.tend_budgets(desk.term) == 1
+    assert [desk.state(job, key) for key in "abc"] == [State.READY, State.SUCCEEDED, State.READY]
+    a, c = leased(desk, job, "a"), leased(desk, job, "c", worker="w2")
+    desk.clock.advance(10)
+    commit(desk, a)
+    commit(desk, c)
+    assert (now(desk, budget).spent_nano, now(desk, budget).acting) == (42 * S1, Action.NOTIFY)
+    assert kinds(desk, budget) == ["budget.set", "budget.stop", "budget.reached"]
+    desk.check()
+
+
+def test_the_last_of_many_that_stop_has_reached_the_cap(desk: LedgerDesk) -> None:
+    budget = cap(desk, 30, (0.5, Action.NOTIFY), (1.0, Action.HOLD))
+    job = desk.submit(draws("a"), draws("b", 16.0), draws("c"))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {a["attempt_id"]: False}
+    assert now(desk, budget).acting is None
+    desk.clock.advance(2)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    desk.clock.advance(4)
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {b["attempt_id"]: False}
+    assert now(desk, budget).acting is Action.HOLD
+    desk.clock.advance(1)
+    desk.ledger.interrupt(desk.term, **b, facts={"checkpoint": "x"}, suspend="budget")
+    assert desk.ledger.tend_budgets(desk.term) == 0
+    assert isinstance(ask(desk, job, "c"), Held)
+    assert kinds(desk, budget).count("budget.reached") == 2
+    desk.check()
+
+
+def test_those_who_stop_at_once_have_reached_the_cap_though_each_has_a_heartbeat_left(desk: LedgerDesk) -> None:
+    budget = cap(desk, 25, (1.0, Action.HOLD))
+    job = desk.submit(draws("a"), draws("b"))
+    leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    assert set(desk.ledger.extend(desk.term, near(desk), TAKES_10).values()) == {False}
+    assert (now(desk, budget).left_nano, now(desk, budget).acting) == (S1, Action.HOLD)
+
+
+@pytest.mark.parametrize(
+    ("waits", "acting"), [((), Action.HOLD), (("light",), None)], ids=["nothing else waits", "something lighter waits"]
+)
+def test_where_nothing_fits_in_what_came_back_the_cap_is_reached(
+    desk: LedgerDesk, waits: tuple[str, ...], acting: Action | None
+) -> None:
+    budget = cap(desk, 31, (1.0, Action.HOLD))
+    job = desk.submit(draws("a"), draws("b", 16.0), draws("c"), *(draws(key, 1.0) for key in waits))
+    a, b = leased(desk, job, "a"), leased(desk, job, "b", worker="w2")
+    desk.clock.advance(10)
+    assert desk.ledger.extend(desk.term, near(desk), TAKES_10) == {a["attempt_id"]: False}
+    desk.clock.advance(1)
+    desk.ledger.interrupt(desk.term, **a, facts={"checkpoint": "x"}, suspend="budget")
+    assert desk.ledger.tend_budgets(desk.term) == 1
+    assert isinstance(ask(desk, job, "a"), Held)
+    assert now(desk, budget).acting is None, "others may give some back"
+    desk.clock.advance(4)
+    commit(desk, b)
+    assert isinstance(ask(desk, job, "c"), Held)
+    assert now(desk, budget).acting is None, "only what began tells that the end has come"
+    assert isinstance(ask(desk, job, "a"), Held)
+    assert (now(desk, budget).left_nano, now(desk, budget).acting) == (5 * S1, acting)
+    for key in waits:
+        leased(desk, job, key)
+    desk.check()
+
+
 def test_a_new_month_begins_with_nothing_spent(desk: LedgerDesk) -> None:
     budget = cap(desk, 12, (0.5, Action.HOLD), period=Period.MONTH)
     job = desk.submit(draws("a"), draws("b"))
@@ -401,6 +486,42 @@ def test_a_budget_set_over_work_that_has_run_for_long_stops_it_and_is_not_blamed
     desk.check()
 
 
+@pytest.mark.parametrize("first_s", [None, 1000], ids=["a first cap", "a cap that is lowered"])
+def test_a_cap_below_what_is_spent_is_not_blamed_for_work_that_ends_before_it_is_told(
+    desk: LedgerDesk, first_s: int | None
+) -> None:
+    if first_s is not None:
+        cap(desk, first_s)
+    job = desk.submit(draws("a"), draws("b"))
+    a = leased(desk, job, "a")
+    desk.clock.advance(500)
+    budget = cap(desk, 100)
+    desk.clock.advance(5)
+    commit(desk, a)
+    assert now(desk, budget).spent_nano == 505 * S1
+    desk.check()
+
+
+def test_a_cap_that_is_set_over_running_work_allows_it_one_heartbeat_alone(desk: LedgerDesk) -> None:
+    """Whether it is told or not; and what an older version wrote down allows none."""
+    leased(desk, desk.submit(draws("a")), "a")
+    desk.clock.advance(500)
+    budget = cap(desk, 100)
+    desk.clock.advance(60)
+    desk.ledger.extend(desk.term, near(desk), TAKES_10)
+    assert desk.ledger.flaws() == [overshot(budget, 560, 502)]
+    desk.ledger.database.transaction(lambda c: c.execute(delete(budget_events).where(budget_events.c.seq > 1)))
+    assert desk.ledger.flaws() == [overshot(budget, 560, 510)]
+
+    def as_before(connection: Connection) -> None:
+        said = connection.execute(select(budget_events.c.data)).scalar_one()
+        del said["slack_nano"]
+        connection.execute(update(budget_events).values(data=said))
+
+    desk.ledger.database.transaction(as_before)
+    assert desk.ledger.flaws() == [overshot(budget, 560, 500)]
+
+
 def test_what_is_metered_is_charged_past_a_cap_and_no_overshoot(desk: LedgerDesk) -> None:
     """Bytes that are kept cost what they cost: a cap bounds the time of workers alone."""
     budget, job = cap(desk, 12), desk.submit(draws("a"), draws("b", 1.0))
@@ -423,8 +544,7 @@ def test_time_of_workers_past_its_bound_is_told(desk: LedgerDesk) -> None:
     leased(desk, job, "a")
     desk.clock.advance(60)
     desk.ledger.extend(desk.term, near(desk), TAKES_10)
-    overshot = f"no budget overshoots its bound: {budget.id} has spent {60 * S1} of {14 * S1}"
-    assert desk.ledger.flaws() == [overshot]
+    assert desk.ledger.flaws() == [overshot(budget, 60, 14)]
 
 
 def test_fifty_jobs_at_once_with_estimates_too_low_stay_within_the_bound(desk: LedgerDesk) -> None:

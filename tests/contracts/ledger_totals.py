@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Callable
+from itertools import count
+from typing import Any, TypeVar
 
-from sqlalchemy import insert, select
+import pytest
+from sqlalchemy import Connection, insert, select
 
-from cluster.errors import FailureClass
+from cluster.errors import FailureClass, LedgerUnavailable
 from cluster.ledger import totals
 from cluster.ledger.schema import cost_lines
 from cluster.ledger.tokens import Counts, Meter
-from cluster.ledger.totals import LATE_S, Bill
+from cluster.ledger.totals import LATE_S, NEWEST, Bill
 from cluster.states import JobState, State
 from tests.ledger_desk import LedgerDesk, task
+
+T = TypeVar("T")
 
 
 def busy(bill: Bill, desk: LedgerDesk) -> tuple[int, int]:
@@ -57,6 +62,24 @@ def test_a_line_that_is_committed_after_newer_ones_is_still_counted(desk: Ledger
     now_s[0] += LATE_S
     assert busy(bill, desk)[0] == 3_000_000
     assert busy(bill, desk)[0] == 3_000_000
+
+
+def test_a_look_that_fails_halfway_counts_nothing_twice(desk: LedgerDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "CHUNK", 1)
+    desk.run(desk.submit(task("a")), "a", seconds=2)
+    desk.run(desk.submit(task("b")), "b", seconds=3)
+    newest, looks = desk.ledger.view(lambda c: c.execute(NEWEST).scalar_one()), count()
+
+    class GoesAway:
+        def view(self, look: Callable[[Connection], T]) -> T:
+            if next(looks) == newest:  # the first is for that number, then there is one for each line
+                raise LedgerUnavailable("the ledger is away")
+            return desk.ledger.view(look)
+
+    bill = Bill(lines_come_in_order=True)
+    with pytest.raises(LedgerUnavailable):
+        bill.read(GoesAway())
+    assert busy(bill, desk) == (5_000_000, 0)
 
 
 def test_what_meters_counted_is_summed_in_their_units(desk: LedgerDesk) -> None:
