@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from cluster.errors import NotFound
 from cluster.forecast import Crew
-from cluster.ledger import events, money
+from cluster.ledger import events, meters, money
 from cluster.ledger.schema import dispatcher, tasks, workers
 from cluster.states import State
 
@@ -90,6 +90,7 @@ def _crew(values: Sequence[Any], num_workers: int) -> Crew:
 def rebase(connection: Connection, jumped_us: int, *, now_us: int) -> None:
     """The wall clock was set by so much: back-offs end when they would have ended, and no bill grows by it."""
     money.rebase(connection, jumped_us)
+    meters.rebase(connection, jumped_us, now_us=now_us)
     connection.execute(update(dispatcher).values(alive_us=dispatcher.c.alive_us + jumped_us))
     for worker_id in connection.execute(select(workers.c.id).where(workers.c.ended_us.is_(None))).scalars().all():
         data = {"jumped_us": jumped_us}

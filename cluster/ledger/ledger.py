@@ -533,7 +533,8 @@ class Ledger:
 
     def leased_by_request(self, worker_id: str, request_id: str) -> Given | None:
         """The lease of a call whose reply was lost."""
-        found = self._do(lambda c: leases.leased_by_request(c, worker_id, request_id))
+        now_us = self.clock.now_us()
+        found = self._do(lambda c: leases.leased_by_request(c, worker_id, request_id, now_us=now_us))
         return None if found is None else _given(found)
 
     def commit(self, term: int, **made: Any) -> Answer:
