@@ -24,12 +24,12 @@ def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
     known = connection.execute(select(workers.c.ended_us).where(workers.c.id == row["id"])).one_or_none()
     if known is None:
         connection.execute(insert(workers).values(**row, since_us=row["spawned_us"], ended_us=None))
-        money.close_interval(connection, row["id"], now_us=now_us, idle_kind="load")
+        money.close_interval(connection, row["id"], now_us=now_us, idle_kind="load", note="joined")
         data = {name: row[name] for name in ("fleet", "node", "spawned_us", "nano_per_hour", "num_accelerators")}
         events.append_of_worker(connection, row["id"], at_us=now_us, kind="worker.join", data=data)
     elif known.ended_us is not None:
         connection.execute(update(workers).where(workers.c.id == row["id"]).values(ended_us=None))
-        money.close_interval(connection, row["id"], now_us=now_us)
+        money.close_interval(connection, row["id"], now_us=now_us, note="came back")
         events.append_of_worker(connection, row["id"], at_us=now_us, kind="worker.join")
 
 

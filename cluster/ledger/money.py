@@ -63,15 +63,25 @@ class Spend:
     held_s: float
 
 
-def close_interval(connection: Connection, worker_id: str, *, now_us: int, idle_kind: str = "idle") -> None:
+def close_interval(
+    connection: Connection, worker_id: str, *, now_us: int, idle_kind: str = "idle", note: str | None = None
+) -> None:
     """Prices the worker's time since its last change and begins the next interval; nothing for one that has left."""
-    close_intervals(connection, [worker_id], now_us=now_us, idle_kind=idle_kind)
+    close_intervals(connection, [worker_id], now_us=now_us, idle_kind=idle_kind, note=note)
 
 
-def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us: int, idle_kind: str = "idle") -> None:
+def close_intervals(
+    connection: Connection,
+    worker_ids: Sequence[str],
+    *,
+    now_us: int,
+    idle_kind: str = "idle",
+    note: str | None = None,
+) -> None:
     """The same for many workers, in four statements.
 
-    With occupants the interval is split between them by largest remainder; without, it is the farm's own.
+    With occupants the interval is split between them by largest remainder; without, it is the farm's own. A `note` says
+    why that comes late.
     """
     found = connection.execute(WORKERS, {"workers": padded(worker_ids)}).all()
     occupants: dict[str, list[Any]] = {}
@@ -95,7 +105,7 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
                 if who.reserved_nano is not None:
                     capped.append((who.job_id, who.id, share, who.reserved_nano))
         elif held_us:
-            lines.append(_line(worker, until_us, idle_kind, nano, held_us, None))
+            lines.append(_line(worker, until_us, idle_kind, nano, held_us, None) | {"note": note})
         ends.append({"worker": worker.id, "now": until_us})
     with faults.point("ledger.settle"):
         if lines:
