@@ -15,6 +15,9 @@ from cluster.states import State
 
 CREW = ("role", "model", "accelerator", "num_accelerators", "price_class", "rate_card", "nano_per_hour")
 
+SILENT_US = 20_000_000
+"""A dispatcher that lives says so every five seconds."""
+
 
 def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
     """A worker is here: its holding began when it was spawned, and until now it was loading. Idempotent.
@@ -55,6 +58,12 @@ def last_alive(connection: Connection) -> int | None:
     return alive_us
 
 
+def heard_us(connection: Connection, *, now_us: int) -> int:
+    """Until when a person's word bills what runs: the machine may have slept, and no dispatcher has seen it yet."""
+    alive_us = last_alive(connection)
+    return now_us if alive_us is None else min(now_us, alive_us + SILENT_US)
+
+
 def drain(connection: Connection, worker_id: str, *, reason: str, now_us: int) -> bool:
     """From now on it gets no more work. False if it was asked before, or has left. Raises NotFound."""
     if connection.execute(select(workers.c.id).where(workers.c.id == worker_id)).one_or_none() is None:
@@ -89,7 +98,7 @@ def _crew(values: Sequence[Any], num_workers: int) -> Crew:
 
 def rebase(connection: Connection, jumped_us: int, *, now_us: int) -> None:
     """The wall clock was set by so much: back-offs end when they would have ended, and no bill grows by it."""
-    money.rebase(connection, jumped_us)
+    money.rebase(connection, jumped_us, now_us=now_us)
     meters.rebase(connection, jumped_us, now_us=now_us)
     connection.execute(update(dispatcher).values(alive_us=dispatcher.c.alive_us + jumped_us))
     for worker_id in connection.execute(select(workers.c.id).where(workers.c.ended_us.is_(None))).scalars().all():

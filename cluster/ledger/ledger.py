@@ -386,7 +386,8 @@ class Ledger:
         budget_id, now_us = f"budget_{self._new_id()}", self.clock.now_us()
 
         def put(connection: Connection) -> Budget:
-            money.book_running(connection, budgets.workers_under(connection, spec), now_us=now_us)
+            heard_us = holdings.heard_us(connection, now_us=now_us)
+            money.book_running(connection, budgets.workers_under(connection, spec), now_us=heard_us)
             made = budgets.put(connection, budget_id, spec, now_us=now_us)
             tending.wake(connection, [spec.tenant], now_us=now_us)
             return made
