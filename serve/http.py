@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from actors.catalog import Catalog
 from cluster.errors import Unavailable
 from cluster.ledger import outcomes
+from cluster.ledger.holdings import SILENT_US
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
 from cluster.store.port import Store
@@ -46,8 +47,6 @@ ABOUT = (
     "Video and pictures by the shapes of OpenAI's clients; whatever is accepted is done, once. Every answer has an "
     "`x-request-id`. A request for work may be sent again with the same `Idempotency-Key`: it is the same job."
 )
-SILENT_S = 20.0
-"""A dispatcher that lives says so every five seconds."""
 OPERATING = (assets, jobs, follow, tasks, workers, shows, budgets, keys, names, metrics)
 """What operators ask and tell the farm."""
 
@@ -124,10 +123,10 @@ async def _ready(request: Request) -> Ready:
     term, alive_us = await off_the_loop(lambda: service.ledger.view(outcomes.newest_dispatcher))
     if alive_us is None:
         raise Unavailable("no dispatcher has worked on this ledger yet", remedy="wait until the farm is up")
-    silent_s = (service.ledger.clock.now_us() - alive_us) / 1e6
-    if silent_s > SILENT_S:
+    silent_us = service.ledger.clock.now_us() - alive_us
+    if silent_us > SILENT_US:
         raise Unavailable(
-            f"the dispatcher was last heard of {silent_s:.0f} s ago",
+            f"the dispatcher was last heard of {silent_us / 1e6:.0f} s ago",
             remedy="look whether the farm is up; what is submitted is kept, and waits for it",
         )
     return Ready(dispatcher_term=term)

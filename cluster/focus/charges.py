@@ -3,7 +3,7 @@
 A line that spans hours is split by the time that it has in each, largest remainder first. Lines that book an attempt
 again (their `note` says why) are laid over the same hours in the proportions of the lines that they mean, so that what
 was taken back vanishes. Only where the month of an hour was closed before they were booked do they stand as
-corrections, on the bill of the month in which they were.
+corrections, on the bill of the month in which they were; so does the time of a worker of which nobody had known.
 """
 
 from __future__ import annotations

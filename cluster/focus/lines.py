@@ -49,7 +49,7 @@ class Line(NamedTuple):
     accelerator: str | None
     price_class: str
     rate_card: str
-    note: str | None  # why it books another line again
+    note: str | None  # why it books another line again, or why it came late
     quantity: int | None  # what a meter counted
     unit: str | None  # tokens | MiB-seconds | bytes
     item: str | None  # of tokens: prompt | completion

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Update, bindparam, select, update
 
 from cluster.assets import attempt_of
-from cluster.ledger import budgets, money
+from cluster.ledger import budgets, holdings, money
 from cluster.ledger.schema import attempts
 from cluster.states import AttemptState
 
@@ -25,11 +25,14 @@ def end_all(
     state: AttemptState,
     *,
     now_us: int,
+    heard_us: int | None = None,
 ) -> None:
     """The same of many attempts, which set the same columns."""
     if not ending:
         return
-    money.close_intervals(connection, sorted({attempt.worker_id for attempt, _ in ending}), now_us=now_us)
+    money.close_intervals(
+        connection, sorted({attempt.worker_id for attempt, _ in ending}), now_us=now_us, heard_us=heard_us
+    )
     rows = [{"attempt": a.id, "state": state.value, "ended_us": now_us, **columns} for a, columns in ending]
     connection.execute(_end(tuple(name for name in rows[0] if name != "attempt")), rows)
     capped = [attempt.id for attempt, _ in ending if attempt.reserved_nano is not None]
@@ -52,7 +55,8 @@ def stop(connection: Connection, task: Row[Any], state: AttemptState, *, now_us:
         select(attempts).where(attempts.c.id == task.attempt_id, attempts.c.state == AttemptState.RUNNING.value)
     ).one_or_none()
     if attempt is not None:
-        end(connection, attempt, state, now_us=now_us, message=note)
+        heard_us = holdings.heard_us(connection, now_us=now_us)
+        end_all(connection, [(attempt, {"message": note})], state, now_us=now_us, heard_us=heard_us)
         money.waste(connection, attempt.id, now_us=now_us, note=note)
 
 

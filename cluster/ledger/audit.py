@@ -38,7 +38,7 @@ class Line:
     to_us: int
     held_us: int
     nano: int
-    note: str | None  # of a line that books another one again
+    note: str | None  # of a line that books another one again, or that came late
     show: str = ""
     job_id: str | None = None
     task_id: str | None = None
@@ -137,7 +137,7 @@ def _imbalances(log: Log, attempts: dict[str, Attempt], *, clock_was_set: bool) 
             continue
         held: dict[tuple[int, int], int] = defaultdict(int)
         for line in lines:
-            if line.note is None:
+            if line.note is None or line.attempt_id is None:
                 held[line.from_us, line.to_us] += line.held_us
         ends_us = worker["spawned_us"]
         for (from_us, to_us), held_us in held.items():

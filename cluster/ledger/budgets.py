@@ -373,7 +373,10 @@ def as_budget(row: Row[Any]) -> Budget:
 
 
 def turn(connection: Connection, row: Row[Any], *, now_us: int) -> Row[Any]:
-    """A new month: nothing is spent of it yet but what was booked since it began."""
+    """Another month, if it is one: nothing is spent of it yet but what was booked since it began. One that a clock
+    which was wrong began too early is turned back, and what the month before had spent still acts."""
+    if row.until_us is None or row.from_us <= now_us < row.until_us:
+        return row
     from_us, until_us = rules.month(now_us)
     old = {"from_us": row.from_us, "spent_nano": row.spent_nano, "cap_nano": row.cap_nano}
     new = {"from_us": from_us, "until_us": until_us, "fired": [], "acting": None}
@@ -381,12 +384,13 @@ def turn(connection: Connection, row: Row[Any], *, now_us: int) -> Row[Any]:
     spent = budget_recount.spent(connection, _row(connection, row.id))
     connection.execute(update(table).where(table.c.id == row.id).values(spent_nano=spent))
     _log(connection, row.id, "budget.turn", {**old, "spent_now_nano": spent}, now_us=now_us)
+    row = _row(connection, row.id)
+    _judge(connection, row, _purse(row), full=False, now_us=now_us)
     return _row(connection, row.id)
 
 
 def _opened(connection: Connection, row: Row[Any], now_us: int) -> _Open:
-    if row.until_us is not None and row.until_us <= now_us:
-        row = turn(connection, row, now_us=now_us)
+    row = turn(connection, row, now_us=now_us)
     return _Open(row, _purse(row))
 
 

@@ -9,11 +9,14 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from cluster.errors import NotFound
 from cluster.forecast import Crew
-from cluster.ledger import events, money
+from cluster.ledger import events, meters, money
 from cluster.ledger.schema import dispatcher, tasks, workers
 from cluster.states import State
 
 CREW = ("role", "model", "accelerator", "num_accelerators", "price_class", "rate_card", "nano_per_hour")
+
+SILENT_US = 20_000_000
+"""A dispatcher that lives says so every five seconds."""
 
 
 def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
@@ -24,12 +27,12 @@ def join(connection: Connection, row: dict[str, Any], *, now_us: int) -> None:
     known = connection.execute(select(workers.c.ended_us).where(workers.c.id == row["id"])).one_or_none()
     if known is None:
         connection.execute(insert(workers).values(**row, since_us=row["spawned_us"], ended_us=None))
-        money.close_interval(connection, row["id"], now_us=now_us, idle_kind="load")
+        money.close_interval(connection, row["id"], now_us=now_us, idle_kind="load", note="joined")
         data = {name: row[name] for name in ("fleet", "node", "spawned_us", "nano_per_hour", "num_accelerators")}
         events.append_of_worker(connection, row["id"], at_us=now_us, kind="worker.join", data=data)
     elif known.ended_us is not None:
         connection.execute(update(workers).where(workers.c.id == row["id"]).values(ended_us=None))
-        money.close_interval(connection, row["id"], now_us=now_us)
+        money.close_interval(connection, row["id"], now_us=now_us, note="came back")
         events.append_of_worker(connection, row["id"], at_us=now_us, kind="worker.join")
 
 
@@ -53,6 +56,12 @@ def last_alive(connection: Connection) -> int | None:
     """When a dispatcher last said so. Whoever was here then and is not heard of again may have died right after."""
     alive_us: int | None = connection.execute(select(dispatcher.c.alive_us)).scalar_one_or_none()
     return alive_us
+
+
+def heard_us(connection: Connection, *, now_us: int) -> int:
+    """Until when a person's word bills what runs: the machine may have slept, and no dispatcher has seen it yet."""
+    alive_us = last_alive(connection)
+    return now_us if alive_us is None else min(now_us, alive_us + SILENT_US)
 
 
 def drain(connection: Connection, worker_id: str, *, reason: str, now_us: int) -> bool:
@@ -89,7 +98,8 @@ def _crew(values: Sequence[Any], num_workers: int) -> Crew:
 
 def rebase(connection: Connection, jumped_us: int, *, now_us: int) -> None:
     """The wall clock was set by so much: back-offs end when they would have ended, and no bill grows by it."""
-    money.rebase(connection, jumped_us)
+    money.rebase(connection, jumped_us, now_us=now_us)
+    meters.rebase(connection, jumped_us, now_us=now_us)
     connection.execute(update(dispatcher).values(alive_us=dispatcher.c.alive_us + jumped_us))
     for worker_id in connection.execute(select(workers.c.id).where(workers.c.ended_us.is_(None))).scalars().all():
         data = {"jumped_us": jumped_us}

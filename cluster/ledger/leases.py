@@ -273,10 +273,10 @@ def _orders(
     }
 
 
-def leased_by_request(connection: Connection, worker_id: str, request_id: str) -> Leased | None:
+def leased_by_request(connection: Connection, worker_id: str, request_id: str, *, now_us: int) -> Leased | None:
     """The lease of a call whose reply was lost, if its attempt still runs."""
     ask = Ask(task_id="", epoch=0, worker_id=worker_id, request_id=request_id, attempt_id="")
-    found = lease(connection, [ask], now_us=0)[0]
+    found = lease(connection, [ask], now_us=now_us)[0]
     assert not isinstance(found, WorkerLost | Held)
     return found
 

@@ -386,7 +386,8 @@ class Ledger:
         budget_id, now_us = f"budget_{self._new_id()}", self.clock.now_us()
 
         def put(connection: Connection) -> Budget:
-            money.book_running(connection, budgets.workers_under(connection, spec), now_us=now_us)
+            heard_us = holdings.heard_us(connection, now_us=now_us)
+            money.book_running(connection, budgets.workers_under(connection, spec), now_us=heard_us)
             made = budgets.put(connection, budget_id, spec, now_us=now_us)
             tending.wake(connection, [spec.tenant], now_us=now_us)
             return made
@@ -533,7 +534,8 @@ class Ledger:
 
     def leased_by_request(self, worker_id: str, request_id: str) -> Given | None:
         """The lease of a call whose reply was lost."""
-        found = self._do(lambda c: leases.leased_by_request(c, worker_id, request_id))
+        now_us = self.clock.now_us()
+        found = self._do(lambda c: leases.leased_by_request(c, worker_id, request_id, now_us=now_us))
         return None if found is None else _given(found)
 
     def commit(self, term: int, **made: Any) -> Answer:

@@ -103,6 +103,18 @@ def count_storage(connection: Connection, *, now_us: int) -> None:
     connection.execute(update(storage_meters).values(since_us=now_us))
 
 
+def rebase(connection: Connection, jumped_us: int, *, now_us: int) -> None:
+    """The wall clock was set: nothing was kept longer for it. A look that was made since has counted by the new one."""
+    since_us = storage_counted_until(connection)
+    if since_us is None or since_us + jumped_us > now_us:
+        return
+    meter, made_us = storage_meters.c, assets.c.created_us
+    shifted = {"since_us": meter.since_us + jumped_us, "billed_us": meter.billed_us + jumped_us}
+    connection.execute(update(storage_meters).values(**shifted))
+    newer = and_(made_us > min(since_us, since_us + jumped_us), made_us <= now_us - jumped_us)
+    connection.execute(update(assets).where(newer).values(created_us=made_us + jumped_us))
+
+
 @dataclass(frozen=True, slots=True)
 class Metered:
     """One meter, as lines are held against it."""

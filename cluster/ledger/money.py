@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, select, update
 
 from cluster import faults
 from cluster.assets import RESERVED
@@ -64,15 +64,26 @@ class Spend:
     held_s: float
 
 
-def close_interval(connection: Connection, worker_id: str, *, now_us: int, idle_kind: str = "idle") -> None:
+def close_interval(
+    connection: Connection, worker_id: str, *, now_us: int, idle_kind: str = "idle", note: str | None = None
+) -> None:
     """Prices the worker's time since its last change and begins the next interval; nothing for one that has left."""
-    close_intervals(connection, [worker_id], now_us=now_us, idle_kind=idle_kind)
+    close_intervals(connection, [worker_id], now_us=now_us, idle_kind=idle_kind, note=note)
 
 
-def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us: int, idle_kind: str = "idle") -> None:
-    """The same for many workers, in four statements.
+def close_intervals(
+    connection: Connection,
+    worker_ids: Sequence[str],
+    *,
+    now_us: int,
+    idle_kind: str = "idle",
+    note: str | None = None,
+    heard_us: int | None = None,
+) -> None:
+    """The same for many workers, in four statements; until `heard_us` if that is earlier.
 
-    With occupants the interval is split between them by largest remainder; without, it is the farm's own.
+    With occupants the interval is split between them by largest remainder; without, it is the farm's own. A `note` says
+    why that comes late.
     """
     found = connection.execute(WORKERS, {"workers": padded(worker_ids)}).all()
     occupants: dict[str, list[Any]] = {}
@@ -80,9 +91,10 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
         occupants.setdefault(row.worker_id, []).append(row)
     lines, ends, capped = [], [], list[tuple[str, str, int, int]]()
     for worker in found:
-        until_us = max(now_us, worker.since_us)  # a wall clock that was set back makes no negative bill
-        if now_us < worker.since_us:
-            data = {"at_us": now_us, "edge_us": worker.since_us}
+        ends_us = now_us if heard_us is None else min(now_us, heard_us)
+        until_us = max(ends_us, worker.since_us)  # a wall clock that was set back makes no negative bill
+        if until_us != now_us:
+            data = {"at_us": now_us, "edge_us": until_us}
             events.append_of_worker(connection, worker.id, at_us=until_us, kind="worker.overtaken", data=data)
         nano = cost_until(worker.nano_per_hour, until_us - worker.spawned_us) - cost_until(
             worker.nano_per_hour, worker.since_us - worker.spawned_us
@@ -96,7 +108,7 @@ def close_intervals(connection: Connection, worker_ids: Sequence[str], *, now_us
                 if who.reserved_nano is not None:
                     capped.append((who.job_id, who.id, share, who.reserved_nano))
         elif held_us:
-            lines.append(_line(worker, until_us, idle_kind, nano, held_us, None))
+            lines.append(_line(worker, until_us, idle_kind, nano, held_us, None) | {"note": note})
         ends.append({"worker": worker.id, "now": until_us})
     with faults.point("ledger.settle"):
         if lines:
@@ -147,12 +159,15 @@ def _rebook(
     )
 
 
-def rebase(connection: Connection, jumped_us: int) -> None:
-    """The wall clock was set: nobody held anything longer for it. Sums stay exact, for they are differences."""
+def rebase(connection: Connection, jumped_us: int, *, now_us: int) -> None:
+    """The wall clock was set: nobody held anything longer for it. Sums stay exact, for they are differences. Where a
+    person was quicker, no chain goes on from an instant that is yet to come."""
+    since_us = workers.c.since_us
+    by_us = case((since_us + jumped_us > now_us, now_us - since_us), else_=jumped_us)
     connection.execute(
         update(workers)
         .where(workers.c.ended_us.is_(None))
-        .values(spawned_us=workers.c.spawned_us + jumped_us, since_us=workers.c.since_us + jumped_us)
+        .values(spawned_us=workers.c.spawned_us + by_us, since_us=since_us + by_us)
     )
 
 

@@ -250,7 +250,7 @@ cost_lines = Table(
     Column("accelerator", String(64)),
     Column("price_class", String(32), nullable=False),
     Column("rate_card", String(64), nullable=False),
-    Column("note", Text),  # why it books another line again
+    Column("note", Text),  # why it books another line again, or why it came late
     Column("quantity", BigInteger),  # what a meter counted: in `unit`, priced at `price_nano`
     Column("unit", String(32)),  # tokens | MiB-seconds (a year of 100 TiB in bytes overflows) | bytes
     Column("item", String(32)),  # of tokens: prompt | completion

@@ -29,8 +29,7 @@ def tend(connection: Connection, *, now_us: int) -> int | None:
     rows = connection.execute(ALL).all()
     if not rows:
         return None
-    over = {row.id for row in rows if row.until_us is not None and row.until_us <= now_us}
-    rows = [budgets.turn(connection, row, now_us=now_us) if row.id in over else row for row in rows]
+    rows = [budgets.turn(connection, row, now_us=now_us) for row in rows]
     canceled = sum(_cancel(connection, row, now_us=now_us) for row in rows if row.acting == Action.CANCEL.value)
     return canceled + wake(connection, sorted({row.tenant for row in rows}), now_us=now_us)
 

@@ -22,7 +22,7 @@ from cluster.rates import GIB
 from cluster.states import Move, State
 from cluster.timing import Paces, Sample
 from tests.contracts.ledger_meters import CARD
-from tests.ledger_desk import LedgerDesk, brief, task
+from tests.ledger_desk import HOUR, LedgerDesk, brief, task
 
 S1 = 1_000_000
 """Nano-dollars of one second of a worker."""
@@ -337,6 +337,29 @@ def test_a_new_month_begins_with_nothing_spent(desk: LedgerDesk) -> None:
     leased(desk, job, "b")
     assert kinds(desk, budget) == ["budget.set", "budget.reached", "budget.turn"]
     desk.check()
+
+
+def test_a_month_that_a_wrong_clock_turned_is_turned_back(desk: LedgerDesk) -> None:
+    budget = cap(desk, 12, (0.5, Action.HOLD), period=Period.MONTH)
+    job = desk.submit(draws("a"), draws("b"))
+    a = leased(desk, job, "a")
+    desk.clock.advance(6)
+    commit(desk, a)
+    held = now(desk, budget)
+    for jump_s in (31 * 24 * HOUR, -31 * 24 * HOUR):
+        desk.clock.jump(jump_s)
+        desk.ledger.tend_budgets(desk.term)
+    assert now(desk, budget) == held
+    assert isinstance(ask(desk, job, "b"), Held)
+    assert kinds(desk, budget) == ["budget.set", "budget.reached", "budget.turn", "budget.turn", "budget.reached"]
+    desk.check()
+
+
+def test_who_asks_again_for_a_lease_turns_no_month(desk: LedgerDesk) -> None:
+    budget, job = cap(desk, 100, period=Period.MONTH), desk.submit(draws("a"))
+    desk.lease(job, "a", request="again")
+    assert desk.ledger.leased_by_request("w1", "again") is not None
+    assert kinds(desk, budget) == ["budget.set"]
 
 
 def test_a_new_month_cancels_nothing_for_what_the_old_one_cost(desk: LedgerDesk) -> None:

@@ -127,6 +127,32 @@ def test_a_gib_kept_for_a_month_costs_what_the_card_says(desk: LedgerDesk) -> No
     assert metered(desk) == [("storage", "default", GIB_MONTH, "MiB-seconds", NANO // 2)]
 
 
+@pytest.mark.parametrize("jump_s", [HOUR, -HOUR, 30 * 24 * HOUR], ids=["forward", "back", "a-month-of-sleep"])
+def test_a_clock_that_is_set_bills_for_what_is_kept_no_more_and_no_less(desk: LedgerDesk, jump_s: float) -> None:
+    desk.ledger.bill_meters(CARD)
+    for name, jumped_s in (("a", 0.0), ("b", jump_s), ("c", -jump_s)):
+        desk.ledger.name_asset("studio", {**file(name), "size_bytes": MIB, "show": "default"})
+        desk.clock.advance(10)
+        desk.clock.jump(jumped_s)
+        desk.ledger.backoff_over(desk.term)
+        desk.clock.advance(10)
+        desk.ledger.bill_meters(CARD)
+    assert counted(desk)[Metered("studio", "default", "storage")] == (20 * (1 + 2 + 3), 20 * (1 + 2 + 3))
+    desk.check()
+
+
+def test_what_was_counted_before_the_dispatcher_saw_the_clock_set_is_counted_once(desk: LedgerDesk) -> None:
+    desk.ledger.bill_meters(CARD)
+    desk.ledger.name_asset("studio", {**file("a"), "size_bytes": MIB, "show": "default"})
+    desk.clock.jump(HOUR)
+    desk.ledger.bill_meters(CARD)
+    desk.ledger.backoff_over(desk.term)
+    desk.clock.advance(10)
+    desk.ledger.bill_meters(CARD)
+    assert counted(desk)[Metered("studio", "default", "storage")] == (3610, 3610)
+    desk.check()
+
+
 def test_what_has_no_price_is_said_and_billed_when_it_has_one(desk: LedgerDesk) -> None:
     chatted(desk, Counts(requests=1, prompt_tokens=7))
     sent(desk, MIB)

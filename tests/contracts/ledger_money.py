@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from cluster.budgets import BudgetSpec, Scope
 from cluster.errors import FailureClass
+from cluster.ledger.holdings import SILENT_US
 from cluster.ledger.leases import Answer
 from cluster.states import Move
 from tests.ledger_desk import HOUR, LedgerDesk, file, task
@@ -139,6 +143,56 @@ def test_a_clock_set_back_while_no_dispatcher_looked_makes_no_negative_bill(desk
     fresh.interrupt(fresh.take_term(), **leased.who, facts={"checkpoint": "x"})
     fresh.close()
     assert desk.spent("busy") == 0
+    desk.check()
+
+
+def asleep(desk: LedgerDesk) -> str:
+    """A job that had run for ten seconds when the machine fell asleep, for eight hours; the dispatcher was heard of."""
+    job = desk.submit(task("a"))
+    desk.lease(job, "a")
+    desk.ledger.say_alive(desk.term)
+    desk.clock.advance(10)
+    desk.clock.jump(8 * HOUR)
+    return job
+
+
+WIDE = BudgetSpec(tenant="studio", scope=Scope.TENANT, cap_nano=10_000 * S1)
+PEOPLE: dict[str, Callable[[LedgerDesk, str], object]] = {
+    "cancel": lambda desk, job: desk.ledger.cancel_job(job),
+    "delete": lambda desk, job: desk.ledger.delete_job(job),
+    "erase": lambda desk, job: desk.ledger.erase_job(job),
+    "move": lambda desk, job: desk.move(job, "a", Move.HOLD),
+    "budget": lambda desk, job: desk.ledger.set_budget(WIDE),
+}
+
+
+@pytest.mark.parametrize("person", PEOPLE.values(), ids=PEOPLE.keys())
+def test_a_person_who_is_quicker_than_the_dispatcher_bills_nobody_for_a_sleep(
+    desk: LedgerDesk, person: Callable[[LedgerDesk, str], object]
+) -> None:
+    job = asleep(desk)
+    person(desk, job)
+    billed = desk.ledger.spent(job_id=job).nano
+    assert 10 * S1 <= billed <= SILENT_US / 1e6 * S1
+    desk.ledger.backoff_over(desk.term)
+    after = desk.submit(task("b"))
+    leased = desk.lease(after, "b", worker="w1" if desk.task(job, "a")["state"] != "running" else "w2")
+    desk.clock.advance(HOUR)
+    assert desk.commit(leased) is Answer.ACCEPTED
+    assert desk.ledger.spent(job_id=after).nano == HOUR * S1
+    desk.check()
+
+
+def test_work_is_billed_until_a_person_ends_it_no_further_than_a_dispatcher_was_heard_of(desk: LedgerDesk) -> None:
+    job = desk.submit(task("a"), task("b"))
+    desk.ledger.say_alive(desk.term)
+    a, b = desk.lease(job, "a"), desk.lease(job, "b")
+    desk.clock.advance(10)
+    desk.move(job, "a", Move.HOLD)
+    desk.clock.advance(2 * SILENT_US / 1e6)
+    desk.move(job, "b", Move.HOLD)
+    spent = desk.ledger.spent_by_task(job)
+    assert (spent[a.task_id].nano, spent[b.task_id].nano) == (5 * S1, SILENT_US // 1_000_000 * S1 - 5 * S1)
     desk.check()
 
 

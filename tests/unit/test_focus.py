@@ -34,8 +34,8 @@ from cluster.ledger.tokens import Counts, Meter
 from cluster.rates import HOUR_US, cost_until, split, usd
 from serve import exports
 from serve.exports import Export
-from tests.focus_ledger import DECEMBER_US, JANUARY_US, NOVEMBER_US, small_farm
-from tests.ledger_desk import LedgerDesk, task
+from tests.focus_ledger import DECEMBER_US, JANUARY_US, NOVEMBER_US, leave, small_farm, until
+from tests.ledger_desk import RATE, LedgerDesk, task
 
 HALF_PAST_US = NOVEMBER_US + HOUR_US // 2
 ALL = Period(from_us=NOVEMBER_US - 48 * HOUR_US, to_us=JANUARY_US + 48 * HOUR_US)
@@ -245,6 +245,28 @@ def test_a_period_is_open_until_all_that_was_held_in_it_is_booked(sqlite_url: st
     desk.ledger.book_tokens("replica", [(meter, counts)])
     with pytest.raises(NotReady, match="booked up to 2025-11-01T00:30Z"):
         exports.check(desk.ledger, hour)
+    desk.close()
+
+
+def test_a_worker_that_comes_late_or_back_changes_no_file_of_a_closed_month(sqlite_url: str) -> None:
+    desk = LedgerDesk(sqlite_url, start_us=DECEMBER_US - 2 * HOUR_US)
+    november = export(Period(from_us=NOVEMBER_US, to_us=DECEMBER_US))
+    december = export(Period(from_us=DECEMBER_US, to_us=JANUARY_US))
+    until(desk, DECEMBER_US - HOUR_US)
+    leave(desk, "w1", "w2")
+    until(desk, DECEMBER_US + 2 * HOUR_US)
+    exports.check(desk.ledger, november)
+    sent = rows(desk, november)
+    desk.join("w1")
+    desk.join("w3", spawned_s_ago=3 * 3600)
+    leave(desk, "w1", "w3")
+    until(desk, JANUARY_US + 2 * HOUR_US)
+    exports.check(desk.ledger, december)
+    found = rows(desk, december)
+    assert rows(desk, november) == sent
+    assert total(found, ChargeClass="Correction") == 2 * usd(RATE)
+    assert total(sent) + total(found) == usd(desk.spent("idle") + desk.spent("load"))
+    desk.check()
     desk.close()
 
 
