@@ -38,6 +38,8 @@ from cluster.ledger.schema import budgets as table
 from cluster.rates import split, usd
 from cluster.states import AttemptState, State
 
+SKEW_US = 300_000_000
+"""Clocks of a farm's machines differ by less: else who is behind would turn back what who is ahead has turned."""
 FILM_OF_JOB = select(revisions.c.film_id).where(revisions.c.job_id == jobs.c.id).scalar_subquery()
 ABOVE = and_(
     table.c.tenant == jobs.c.tenant,
@@ -375,7 +377,7 @@ def as_budget(row: Row[Any]) -> Budget:
 def turn(connection: Connection, row: Row[Any], *, now_us: int) -> Row[Any]:
     """Another month, if it is one: nothing is spent of it yet but what was booked since it began. One that a clock
     which was wrong began too early is turned back, and what the month before had spent still acts."""
-    if row.until_us is None or row.from_us <= now_us < row.until_us:
+    if row.until_us is None or row.from_us - SKEW_US <= now_us < row.until_us:
         return row
     from_us, until_us = rules.month(now_us)
     old = {"from_us": row.from_us, "spent_nano": row.spent_nano, "cap_nano": row.cap_nano}
