@@ -266,10 +266,13 @@ def change(
 def rotate(
     connection: Connection, sight: HookSight, hook_id: str, secret: str, *, keep_old_us: int, now_us: int
 ) -> Hook:
-    """A new secret; what is sent is signed with the old one too for `keep_old_us` more. Raises NotFound."""
+    """A new secret; what is sent is signed with the old one too for `keep_old_us` more. Raises NotFound.
+
+    Of two that are good the older one is kept: nobody may have heard of the other, its answer lost.
+    """
     row = _row(connection, sight, hook_id)
     if row.secret != secret:
-        older, until_us = (row.secret, now_us + keep_old_us) if keep_old_us > 0 else (None, None)
+        older, until_us = (_good(row, now_us)[-1], now_us + keep_old_us) if keep_old_us > 0 else (None, None)
         _set(connection, hook_id, old_secret=older, old_until_us=until_us, secret=secret, updated_us=now_us)
     return find(connection, sight, hook_id)
 

@@ -37,6 +37,12 @@ def claimed(desk: LedgerDesk, **more: Any) -> list[Message]:
     return desk.ledger.claim_deliveries(**{"limit": 10, "each": 10, "without": (), "lease_s": 60.0, **more})
 
 
+def signing(desk: LedgerDesk, hook: Hook) -> tuple[str, ...]:
+    """The secrets that sign now, the newest first."""
+    now_us = desk.clock.now_us()
+    return desk.ledger.view(lambda c: hooks.signing(c, SIGHT, hook.id, now_us=now_us))[1]
+
+
 def ended(desk: LedgerDesk, **more: Any) -> str:
     """A job that has succeeded."""
     job = desk.submit(task("a", params={"n": str(desk.clock.now_us())}), **more)
@@ -245,23 +251,35 @@ def test_no_endpoint_takes_the_deliverer_for_itself(desk: LedgerDesk) -> None:
 
 def test_after_a_rotation_both_secrets_sign_until_the_old_one_runs_out(desk: LedgerDesk) -> None:
     hook = listener(desk)
-
-    def signs() -> tuple[str, ...]:
-        now_us = desk.clock.now_us()
-        return desk.ledger.view(lambda c: hooks.signing(c, SIGHT, hook.id, now_us=now_us))[1]
-
-    [first] = signs()
+    [first] = signing(desk, hook)
     rotated, second = desk.ledger.rotate_hook(SIGHT, hook.id, keep_old_s=60)
-    assert signs() == (second, first)
+    assert signing(desk, hook) == (second, first)
     assert rotated.hint.endswith(second[-4:])
     desk.clock.advance(61)
-    assert signs() == (second,)
+    assert signing(desk, hook) == (second,)
     _, third = desk.ledger.rotate_hook(SIGHT, hook.id)
-    assert signs() == (third,)
+    assert signing(desk, hook) == (third,)
     assert len({first, second, third}) == 3
     ended(desk)
     [message] = claimed(desk)
     assert (message.secrets, third in repr(message), third in repr(rotated)) == ((third,), False, False)
+
+
+def test_a_rotation_whose_answer_was_lost_and_that_comes_again_still_signs_as_is_known(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    [known] = signing(desk, hook)
+    desk.ledger.rotate_hook(SIGHT, hook.id, keep_old_s=60)
+    desk.clock.advance(30)
+    _, told = desk.ledger.rotate_hook(SIGHT, hook.id, keep_old_s=60)
+    assert signing(desk, hook) == (told, known)
+    desk.clock.advance(59)
+    assert signing(desk, hook) == (told, known)
+    desk.clock.advance(1)
+    assert signing(desk, hook) == (told,)
+    _, next_one = desk.ledger.rotate_hook(SIGHT, hook.id, keep_old_s=60)
+    assert signing(desk, hook) == (next_one, told)
+    _, only = desk.ledger.rotate_hook(SIGHT, hook.id)
+    assert signing(desk, hook) == (only,)
 
 
 def test_what_is_anothers_is_not_there(desk: LedgerDesk) -> None:
