@@ -32,7 +32,7 @@ from sqlalchemy import (
     update,
 )
 
-from cluster.errors import InvalidInput, NotFound
+from cluster.errors import IllegalMove, InvalidInput, NotFound
 from cluster.graph import flaw_of_text
 from cluster.ledger.database import padded
 from cluster.ledger.schema import tasks
@@ -314,9 +314,10 @@ def log(
 
 
 def redeliver(connection: Connection, sight: HookSight, hook_id: str, delivery_id: str, *, now_us: int) -> Delivery:
-    """Sends it again, from now on by the whole schedule, under the same id. Raises NotFound."""
-    _row(connection, sight, hook_id)
-    row = _delivery_row(connection, hook_id, delivery_id)
+    """Sends it again, from now on by the whole schedule, under its id. Raises NotFound, IllegalMove while disabled."""
+    hook, row = _row(connection, sight, hook_id), _delivery_row(connection, hook_id, delivery_id)
+    if hook.disabled_us is not None:
+        raise IllegalMove("the endpoint is disabled", field="enabled", remedy="enable it first")
     again = {"progress": Progress.DUE.value, "next_us": now_us, "num_tries": 0, "epoch": row.epoch + 1}
     connection.execute(update(deliveries).where(*_of(hook_id, delivery_id)).values(**again))
     return _delivery(_delivery_row(connection, hook_id, delivery_id))

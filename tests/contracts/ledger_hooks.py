@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import FailureClass, InvalidInput, NotFound
+from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound
 from cluster.ledger import hooks
 from cluster.ledger.hooks import Delivery, Hook, HookSight, HookSpec, Message, Progress, Tried
 from cluster.states import JobState, Move
@@ -225,6 +225,22 @@ def test_an_endpoint_that_is_gone_hears_nothing_more_until_it_is_enabled(desk: L
     assert desk.ledger.change_hook(SIGHT, hook.id, enabled=True).disabled_us is None
     ended(desk)
     assert len(claimed(desk)) == 1
+
+
+def test_nothing_is_sent_again_to_an_endpoint_that_is_disabled(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    ended(desk)
+    [message] = claimed(desk)
+    desk.ledger.settle_delivery(message, answered(410), next_us=1)
+    with pytest.raises(NotFound):
+        desk.ledger.redeliver(SIGHT, hook.id, "evt_none")
+    with pytest.raises(IllegalMove, match="disabled") as refused:
+        desk.ledger.redeliver(SIGHT, hook.id, message.id)
+    assert (refused.value.field, refused.value.remedy) == ("enabled", "enable it first")
+    assert [line.progress for line in outbox(desk, hook)] == [Progress.FAILED]
+    desk.ledger.change_hook(SIGHT, hook.id, enabled=True)
+    assert desk.ledger.redeliver(SIGHT, hook.id, message.id).progress is Progress.DUE
+    assert [one.id for one in claimed(desk)] == [message.id]
 
 
 def test_an_endpoint_that_has_moved_does_not_end_by_what_its_old_address_says(desk: LedgerDesk) -> None:
