@@ -360,10 +360,12 @@ def claim(
 def settle(connection: Connection, message: Message, tried: Tried, *, next_us: int | None, now_us: int) -> bool:
     """Writes down a try of what was claimed; `next_us` None: there is no other one. False if it came too late.
 
-    Too late is a failure of what somebody else has claimed since; what was heard was heard, whoever tries it now.
+    Too late is a failure of what somebody else has claimed since, or of what was given up; what was heard was heard.
     """
     row = connection.execute(select(deliveries).where(*_of(message.hook_id, message.id))).one_or_none()
-    if row is None or row.progress != Progress.DUE.value or (row.epoch != message.epoch and not tried.heard):
+    if row is None or row.progress == Progress.DELIVERED.value:
+        return False
+    if not tried.heard and (row.progress, row.epoch) != (Progress.DUE.value, message.epoch):
         return False
     url_now = select(hooks.c.url).where(hooks.c.id == message.hook_id)
     gone = tried.gone and connection.execute(url_now).scalar_one_or_none() == message.url

@@ -227,6 +227,21 @@ def test_an_endpoint_that_is_gone_hears_nothing_more_until_it_is_enabled(desk: L
     assert len(claimed(desk)) == 1
 
 
+def test_what_was_heard_while_the_endpoint_was_given_up_was_heard(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    for _ in range(3):
+        ended(desk)
+    gone, heard, lost = claimed(desk)
+    assert desk.ledger.settle_delivery(gone, answered(410), next_us=1)
+    assert desk.ledger.settle_delivery(heard, answered(200), next_us=1)
+    assert not desk.ledger.settle_delivery(heard, answered(200), next_us=1)
+    assert not desk.ledger.settle_delivery(lost, answered(500), next_us=1)
+    lines = {line.id: (line.progress, [t.status for t in line.tries]) for line in outbox(desk, hook)}
+    assert lines[gone.id] == (Progress.FAILED, [410])
+    assert lines[heard.id] == (Progress.DELIVERED, [200])
+    assert lines[lost.id] == (Progress.FAILED, [])
+
+
 def test_nothing_is_sent_again_to_an_endpoint_that_is_disabled(desk: LedgerDesk) -> None:
     hook = listener(desk)
     ended(desk)
