@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -34,7 +35,9 @@ def states_told(desk: LedgerDesk, hook: Hook) -> list[str]:
 
 
 def claimed(desk: LedgerDesk, **more: Any) -> list[Message]:
-    return desk.ledger.claim_deliveries(**{"limit": 10, "each": 10, "without": (), "lease_s": 60.0, **more})
+    return desk.ledger.claim_deliveries(
+        **{"limit": 10, "each": 10, "of_tenant": 10, "beside": (), "lease_s": 60.0, **more}
+    )
 
 
 def signing(desk: LedgerDesk, hook: Hook) -> tuple[str, ...]:
@@ -277,7 +280,35 @@ def test_no_endpoint_takes_the_deliverer_for_itself(desk: LedgerDesk) -> None:
     found = claimed(desk, limit=5, each=4)
     assert [m.hook_id for m in found].count(noisy.id) == 4
     assert [m.hook_id for m in found].count(quiet.id) == 1
-    assert {m.hook_id for m in claimed(desk, without=(noisy.id,))} <= {quiet.id}
+    assert claimed(desk, each=4, beside=found) == []
+    assert [m.hook_id for m in claimed(desk, each=4, beside=found[1:])] == [noisy.id]
+
+
+def test_no_tenant_takes_the_deliverer_for_itself(desk: LedgerDesk) -> None:
+    noisy, other, off = listener(desk), listener(desk), listener(desk)
+    for _ in range(6):
+        ended(desk)
+        desk.clock.advance(1)
+    desk.ledger.change_hook(SIGHT, off.id, enabled=False)
+    quiet = listener(desk, tenant="other")
+    ended(desk, tenant="other")
+    found = claimed(desk, limit=8, each=4, of_tenant=7)
+    assert Counter(m.tenant for m in found) == {"studio": 7, "other": 1}
+    assert sorted(Counter(m.hook_id for m in found).values()) == [1, 3, 4]
+    assert found[-1].hook_id == quiet.id
+    assert claimed(desk, each=4, of_tenant=7, beside=found) == []
+    assert len(claimed(desk, each=4, of_tenant=8, beside=found)) == 1
+    assert {m.hook_id for m in claimed(desk)} == {noisy.id, other.id}
+
+
+def test_what_an_endpoint_has_to_wait_with_takes_no_place_of_its_tenant(desk: LedgerDesk) -> None:
+    noisy = listener(desk, show="feature")
+    for _ in range(6):
+        ended(desk, show="feature")
+    desk.clock.advance(1)
+    quiet = listener(desk, show="trailer")
+    ended(desk, show="trailer")
+    assert Counter(m.hook_id for m in claimed(desk, each=2, of_tenant=3)) == {noisy.id: 2, quiet.id: 1}
 
 
 def test_after_a_rotation_both_secrets_sign_until_the_old_one_runs_out(desk: LedgerDesk) -> None:
