@@ -72,8 +72,14 @@ class LedgerKeyring:
         return most if asked is None else asked
 
     def rotate(self, key_id: str, *, keep_old_s: float) -> NewKey:
-        """Raises NotFound, IllegalMove."""
-        self._seen(key_id)
+        """Raises NotFound, IllegalMove, and Forbidden for a key with more than the limits."""
+        key = self._seen(key_id)
+        for name, most in self.limits.items():
+            has = getattr(key, name)
+            if most is not None and (has is None or has > most):
+                raise Forbidden(
+                    f"this API key has a {name} of {most:g} itself", field=name, remedy="use a key with its limits"
+                )
         return clerk.new_key(*self.ledger.rotate_key(key_id, keep_old_s=keep_old_s))
 
     def revoke(self, key_id: str) -> KeyRow:

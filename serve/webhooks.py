@@ -15,7 +15,6 @@ import json
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 from cluster import faults
@@ -32,8 +31,8 @@ DELAYS_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Between two tries: ten in about three days. Each is drawn out by up to a fifth: no herd comes back at once."""
 WAIT_S = 15.0
 LEASE_S = 60.0
-AT_ONCE, EACH = 16, 4
-"""Tries at a time of one deliverer, and of them for one endpoint: a slow one does not hold up the others."""
+AT_ONCE, OF_TENANT, EACH = 64, 16, 4
+"""Tries at a time of one deliverer, and of them for one tenant and for one endpoint: who is slow holds up no others."""
 LOOK_S = 1.0
 KEPT_S, TIDY_S = 30 * 86_400.0, 3600.0
 """How long what is over stays in the log, and how often that is looked after."""
@@ -60,7 +59,7 @@ class Deliverer:
     ) -> None:
         self._ledger, self._guard, self._dice = ledger, guard, dice or random.Random()
         self._meters = meters or Meters()
-        self._busy = Counter[str]()
+        self._sending = set[Message]()
         self._tidied_s = time.monotonic()
 
     async def deliver_due(self) -> int:
@@ -86,15 +85,13 @@ class Deliverer:
                     await asyncio.wait_for(stop.wait(), pause_s)
 
     async def _take_up(self, sending: asyncio.TaskGroup) -> list[Message]:
-        room = AT_ONCE - self._busy.total()
-        if room <= 0:
+        beside = tuple(self._sending)
+        if len(beside) >= AT_ONCE:
             return []
-        full = [hook_id for hook_id, count in self._busy.items() if count >= EACH]
-        messages = await asyncio.to_thread(
-            self._ledger.claim_deliveries, limit=room, each=EACH, without=full, lease_s=LEASE_S
-        )
+        bounds = {"limit": AT_ONCE - len(beside), "of_tenant": OF_TENANT, "each": EACH}
+        messages = await asyncio.to_thread(self._ledger.claim_deliveries, **bounds, beside=beside, lease_s=LEASE_S)
+        self._sending.update(messages)
         for message in messages:
-            self._busy[message.hook_id] += 1
             sending.create_task(self._deliver(message))
         return messages
 
@@ -114,7 +111,7 @@ class Deliverer:
         except Exception:
             log.exception("Something unforeseen happened to a webhook.")
         finally:
-            self._busy -= Counter([message.hook_id])
+            self._sending.discard(message)
 
     async def _tried(self, message: Message) -> Tried:
         kind = TYPES[message.topic]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -32,7 +34,7 @@ from sqlalchemy import (
     update,
 )
 
-from cluster.errors import InvalidInput, NotFound
+from cluster.errors import IllegalMove, InvalidInput, NotFound
 from cluster.graph import flaw_of_text
 from cluster.ledger.database import padded
 from cluster.ledger.schema import tasks
@@ -121,6 +123,7 @@ class Message:
     """What is to be sent, to whom, and by whose word: all that a deliverer needs. Its secrets are in no `repr`."""
 
     hook_id: str
+    tenant: str
     id: str
     topic: str
     job_id: str
@@ -266,10 +269,13 @@ def change(
 def rotate(
     connection: Connection, sight: HookSight, hook_id: str, secret: str, *, keep_old_us: int, now_us: int
 ) -> Hook:
-    """A new secret; what is sent is signed with the old one too for `keep_old_us` more. Raises NotFound."""
+    """A new secret; what is sent is signed with the old one too for `keep_old_us` more. Raises NotFound.
+
+    Of two that are good the older one is kept: nobody may have heard of the other, its answer lost.
+    """
     row = _row(connection, sight, hook_id)
     if row.secret != secret:
-        older, until_us = (row.secret, now_us + keep_old_us) if keep_old_us > 0 else (None, None)
+        older, until_us = (_good(row, now_us)[-1], now_us + keep_old_us) if keep_old_us > 0 else (None, None)
         _set(connection, hook_id, old_secret=older, old_until_us=until_us, secret=secret, updated_us=now_us)
     return find(connection, sight, hook_id)
 
@@ -311,24 +317,32 @@ def log(
 
 
 def redeliver(connection: Connection, sight: HookSight, hook_id: str, delivery_id: str, *, now_us: int) -> Delivery:
-    """Sends it again, from now on by the whole schedule, under the same id. Raises NotFound."""
-    _row(connection, sight, hook_id)
-    row = _delivery_row(connection, hook_id, delivery_id)
+    """Sends it again, from now on by the whole schedule, under its id. Raises NotFound, IllegalMove while disabled."""
+    hook, row = _row(connection, sight, hook_id), _delivery_row(connection, hook_id, delivery_id)
+    if hook.disabled_us is not None:
+        raise IllegalMove("the endpoint is disabled", field="enabled", remedy="enable it first")
     again = {"progress": Progress.DUE.value, "next_us": now_us, "num_tries": 0, "epoch": row.epoch + 1}
     connection.execute(update(deliveries).where(*_of(hook_id, delivery_id)).values(**again))
     return _delivery(_delivery_row(connection, hook_id, delivery_id))
 
 
 def claim(
-    connection: Connection, *, limit: int, each: int, without: Collection[str], lease_us: int, now_us: int
+    connection: Connection,
+    *,
+    limit: int,
+    each: int,
+    of_tenant: int,
+    beside: Collection[Message],
+    lease_us: int,
+    now_us: int,
 ) -> list[Message]:
-    """At most `limit` that are due, the longest due first and at most `each` of one endpoint, none of `without`.
+    """At most `limit` that are due, the longest due first; together with those `beside`, which are being sent, no more
+    than `each` of one endpoint and `of_tenant` of one tenant.
 
     Nobody else is given them for `lease_us`; then they are due again, unless they have been settled.
     """
-    rows = connection.execute(
-        _due(without), {"now": now_us, "most": limit, "each": each, "without": padded(without)}
-    ).all()
+    bounds = {"now": now_us, "most": limit, "each": each, "of_tenant": of_tenant}
+    rows = connection.execute(_due(beside), bounds).all()
     taken = [
         {"old_hook": r.endpoint_id, "old_id": r.id, "new_epoch": r.epoch + 1, "until_us": now_us + lease_us}
         for r in rows
@@ -340,6 +354,7 @@ def claim(
     return [
         Message(
             hook_id=row.endpoint_id,
+            tenant=row.tenant,
             id=row.id,
             topic=row.topic,
             job_id=row.job_id,
@@ -356,10 +371,12 @@ def claim(
 def settle(connection: Connection, message: Message, tried: Tried, *, next_us: int | None, now_us: int) -> bool:
     """Writes down a try of what was claimed; `next_us` None: there is no other one. False if it came too late.
 
-    Too late is a failure of what somebody else has claimed since; what was heard was heard, whoever tries it now.
+    Too late is a failure of what somebody else has claimed since, or of what was given up; what was heard was heard.
     """
     row = connection.execute(select(deliveries).where(*_of(message.hook_id, message.id))).one_or_none()
-    if row is None or row.progress != Progress.DUE.value or (row.epoch != message.epoch and not tried.heard):
+    if row is None or row.progress == Progress.DELIVERED.value:
+        return False
+    if not tried.heard and (row.progress, row.epoch) != (Progress.DUE.value, message.epoch):
         return False
     url_now = select(hooks.c.url).where(hooks.c.id == message.hook_id)
     gone = tried.gone and connection.execute(url_now).scalar_one_or_none() == message.url
@@ -394,24 +411,33 @@ def forget(connection: Connection, *, before_us: int) -> int:
     return int(connection.execute(delete(deliveries).where(*over)).rowcount)
 
 
-def _due(without: Collection[str]) -> Select[Any]:
-    place = func.row_number().over(partition_by=deliveries.c.endpoint_id, order_by=deliveries.c.next_us)
+def _due(beside: Collection[Message]) -> Select[Any]:
+    of_hook = _place(deliveries.c.endpoint_id, deliveries.c.next_us, [message.hook_id for message in beside])
     due = (
-        select(deliveries, place.label("place"))
+        select(deliveries, hooks.c.tenant, hooks.c.url, hooks.c.secret, hooks.c.old_secret, hooks.c.old_until_us)
+        .add_columns(of_hook.label("of_hook"))
+        .join(hooks, hooks.c.id == deliveries.c.endpoint_id)
         .where(
             deliveries.c.progress == literal(Progress.DUE.value),
             deliveries.c.next_us <= bindparam("now"),
-            *([deliveries.c.endpoint_id.not_in(bindparam("without", expanding=True))] if without else []),
+            hooks.c.disabled_us.is_(None),
         )
         .subquery()
     )
+    of_tenant = _place(due.c.tenant, due.c.next_us, [message.tenant for message in beside])
+    fitting = select(due, of_tenant.label("of_tenant")).where(due.c.of_hook <= bindparam("each")).subquery()
     return (
-        select(due, hooks.c.url, hooks.c.secret, hooks.c.old_secret, hooks.c.old_until_us)
-        .join(hooks, hooks.c.id == due.c.endpoint_id)
-        .where(due.c.place <= bindparam("each"), hooks.c.disabled_us.is_(None))
-        .order_by(due.c.next_us, due.c.id)
+        select(fitting)
+        .where(fitting.c.of_tenant <= bindparam("of_tenant"))
+        .order_by(fitting.c.next_us, fitting.c.id)
         .limit(bindparam("most", type_=Integer))
     )
+
+
+def _place(of: ColumnElement[str], next_us: ColumnElement[int], sending: Sequence[str]) -> ColumnElement[int]:
+    """Of a delivery among the due ones of an endpoint or a tenant, after those that are being sent."""
+    taken = case({"": 0, **Counter(sending)}, value=of, else_=0)
+    return func.row_number().over(partition_by=of, order_by=next_us) + taken
 
 
 def _older(at: ColumnElement[int], by_id: ColumnElement[str], than_us: int, than_id: str) -> ColumnElement[bool]:

@@ -149,12 +149,16 @@ def create(connection: Connection, key_id: str, spec: KeySpec, secret: NewSecret
 
 
 def rotate(connection: Connection, key_id: str, secret: NewSecret, *, keep_old_us: int, now_us: int) -> Key:
-    """A new secret; the old one opens for `keep_old_us` more. Raises NotFound, IllegalMove for a revoked key."""
+    """A new secret; the old one opens for `keep_old_us` more. Raises NotFound, IllegalMove for a revoked key.
+
+    Of two that open the older one is kept: nobody may have heard of the other, its answer lost.
+    """
     row = _row(connection, key_id)
     if row.revoked_us is not None:
         raise IllegalMove(f"key {key_id} is revoked", field="key", remedy="make a new one")
     if row.hash != secret.columns["hash"]:
-        keeps = {"old_hash": row.hash, "old_until_us": now_us + keep_old_us} if keep_old_us > 0 else {}
+        older = row.old_hash if now_us < (row.old_until_us or 0) else row.hash
+        keeps = {"old_hash": older, "old_until_us": now_us + keep_old_us} if keep_old_us > 0 else {}
         none = {"old_hash": None, "old_until_us": None}
         columns = {**none, **keeps, **secret.columns, "rotated_us": now_us}
         connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(**columns))

@@ -263,11 +263,13 @@ class Ledger:
         return self._do(lambda c: hooks.redeliver(c, sight, hook_id, delivery_id, now_us=now_us))
 
     @faults.at("webhooks.claim")
-    def claim_deliveries(self, *, limit: int, each: int, without: Collection[str], lease_s: float) -> list[Message]:
+    def claim_deliveries(
+        self, *, limit: int, each: int, of_tenant: int, beside: Collection[Message], lease_s: float
+    ) -> list[Message]:
         """What has to be sent now, for so long nobody else's; see `cluster.ledger.hooks.claim`."""
-        now_us, lease_us = self.clock.now_us(), round(lease_s * 1e6)
+        times = {"now_us": self.clock.now_us(), "lease_us": round(lease_s * 1e6)}
         return self._do(
-            lambda c: hooks.claim(c, limit=limit, each=each, without=without, lease_us=lease_us, now_us=now_us),
+            lambda c: hooks.claim(c, limit=limit, each=each, of_tenant=of_tenant, beside=beside, **times),
             repeatable=False,
         )
 

@@ -79,7 +79,8 @@ async def create(request: Request, caller: Admin) -> NewKey:
     openapi_extra=extra_of(RotateRequest),
 )
 async def rotate(request: Request, caller: Admin, key_id: str) -> NewKey:
-    """Gives a key a new secret, told in this answer alone. The old one opens for `keep_old_s` more."""
+    """Gives a key a new secret, told in this answer alone. The old one opens for `keep_old_s` more. While an older one
+    still opens, that one is kept and the one in between ends: so a call whose answer was lost can be made again."""
     ring, body = keyring(request, caller), await asked(request, RotateRequest)
     return await off_the_loop(lambda: ring.rotate(whole(key_id, "key"), keep_old_s=body.keep_old_s))
 

@@ -125,7 +125,8 @@ async def delete(request: Request, caller: Admin, webhook_endpoint_id: str) -> s
     openapi_extra=body_of(schemas.Rotation),
 )
 async def rotate_secret(request: Request, caller: Admin, webhook_endpoint_id: str) -> schemas.EndpointWithSecret:
-    """A new secret. If the old one is kept for 24 hours, deliveries are signed with both until then."""
+    """A new secret. If the old one is kept for 24 hours, deliveries are signed with both until then. While an older one
+    still signs, that one is kept and the one in between ends: so a call whose answer was lost can be made again."""
     service, hook_id = service_of(request), _id(webhook_endpoint_id, "whe")
     await _asked(lambda: service.ledger.view(lambda c: hooks.find(c, _sight(caller), hook_id)))
     asked = checked(schemas.Rotation, await _fields(request, service))
@@ -187,10 +188,11 @@ async def deliveries(
     "/webhook_endpoints/{webhook_endpoint_id}/deliveries/{event_id}/redeliver",
     operation_id="redeliver_webhook",
     response_model=schemas.Delivery,
-    responses=refusals(401, 403, 404, 429, 503),
+    responses=refusals(401, 403, 404, 409, 429, 503),
 )
 async def redeliver(request: Request, caller: Admin, webhook_endpoint_id: str, event_id: str) -> schemas.Delivery:
-    """Sends an event again under the same id, whatever became of it, from now on by the whole schedule of attempts."""
+    """Sends an event again under the same id, whatever became of it, from now on by the whole schedule of attempts; not
+    while the endpoint is disabled."""
     service, hook_id, of = service_of(request), _id(webhook_endpoint_id, "whe"), _id(event_id, "evt")
     return schemas.delivery(await _asked(lambda: service.ledger.redeliver(_sight(caller), hook_id, of)))
 

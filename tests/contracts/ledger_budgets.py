@@ -397,7 +397,7 @@ def test_notify_is_told_once_to_those_who_listen_and_stops_nothing(desk: LedgerD
         commit(desk, who)
     assert kinds(desk, budget) == ["budget.set", "budget.reached"]
     assert now(desk, budget).acting is Action.NOTIFY
-    told = desk.ledger.claim_deliveries(limit=9, each=9, without=(), lease_s=60.0)
+    told = desk.ledger.claim_deliveries(limit=9, each=9, of_tenant=9, beside=(), lease_s=60.0)
     assert [(m.hook_id, m.topic, m.job_id) for m in told] == [(hook.id, BUDGET_REACHED, budget.id)]
     leased(desk, job, "c")
 

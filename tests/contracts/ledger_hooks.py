@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from cluster.errors import FailureClass, InvalidInput, NotFound
+from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound
 from cluster.ledger import hooks
 from cluster.ledger.hooks import Delivery, Hook, HookSight, HookSpec, Message, Progress, Tried
 from cluster.states import JobState, Move
@@ -34,7 +35,15 @@ def states_told(desk: LedgerDesk, hook: Hook) -> list[str]:
 
 
 def claimed(desk: LedgerDesk, **more: Any) -> list[Message]:
-    return desk.ledger.claim_deliveries(**{"limit": 10, "each": 10, "without": (), "lease_s": 60.0, **more})
+    return desk.ledger.claim_deliveries(
+        **{"limit": 10, "each": 10, "of_tenant": 10, "beside": (), "lease_s": 60.0, **more}
+    )
+
+
+def signing(desk: LedgerDesk, hook: Hook) -> tuple[str, ...]:
+    """The secrets that sign now, the newest first."""
+    now_us = desk.clock.now_us()
+    return desk.ledger.view(lambda c: hooks.signing(c, SIGHT, hook.id, now_us=now_us))[1]
 
 
 def ended(desk: LedgerDesk, **more: Any) -> str:
@@ -221,6 +230,37 @@ def test_an_endpoint_that_is_gone_hears_nothing_more_until_it_is_enabled(desk: L
     assert len(claimed(desk)) == 1
 
 
+def test_what_was_heard_while_the_endpoint_was_given_up_was_heard(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    for _ in range(3):
+        ended(desk)
+    gone, heard, lost = claimed(desk)
+    assert desk.ledger.settle_delivery(gone, answered(410), next_us=1)
+    assert desk.ledger.settle_delivery(heard, answered(200), next_us=1)
+    assert not desk.ledger.settle_delivery(heard, answered(200), next_us=1)
+    assert not desk.ledger.settle_delivery(lost, answered(500), next_us=1)
+    lines = {line.id: (line.progress, [t.status for t in line.tries]) for line in outbox(desk, hook)}
+    assert lines[gone.id] == (Progress.FAILED, [410])
+    assert lines[heard.id] == (Progress.DELIVERED, [200])
+    assert lines[lost.id] == (Progress.FAILED, [])
+
+
+def test_nothing_is_sent_again_to_an_endpoint_that_is_disabled(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    ended(desk)
+    [message] = claimed(desk)
+    desk.ledger.settle_delivery(message, answered(410), next_us=1)
+    with pytest.raises(NotFound):
+        desk.ledger.redeliver(SIGHT, hook.id, "evt_none")
+    with pytest.raises(IllegalMove, match="disabled") as refused:
+        desk.ledger.redeliver(SIGHT, hook.id, message.id)
+    assert (refused.value.field, refused.value.remedy) == ("enabled", "enable it first")
+    assert [line.progress for line in outbox(desk, hook)] == [Progress.FAILED]
+    desk.ledger.change_hook(SIGHT, hook.id, enabled=True)
+    assert desk.ledger.redeliver(SIGHT, hook.id, message.id).progress is Progress.DUE
+    assert [one.id for one in claimed(desk)] == [message.id]
+
+
 def test_an_endpoint_that_has_moved_does_not_end_by_what_its_old_address_says(desk: LedgerDesk) -> None:
     hook = listener(desk)
     ended(desk)
@@ -240,28 +280,68 @@ def test_no_endpoint_takes_the_deliverer_for_itself(desk: LedgerDesk) -> None:
     found = claimed(desk, limit=5, each=4)
     assert [m.hook_id for m in found].count(noisy.id) == 4
     assert [m.hook_id for m in found].count(quiet.id) == 1
-    assert {m.hook_id for m in claimed(desk, without=(noisy.id,))} <= {quiet.id}
+    assert claimed(desk, each=4, beside=found) == []
+    assert [m.hook_id for m in claimed(desk, each=4, beside=found[1:])] == [noisy.id]
+
+
+def test_no_tenant_takes_the_deliverer_for_itself(desk: LedgerDesk) -> None:
+    noisy, other, off = listener(desk), listener(desk), listener(desk)
+    for _ in range(6):
+        ended(desk)
+        desk.clock.advance(1)
+    desk.ledger.change_hook(SIGHT, off.id, enabled=False)
+    quiet = listener(desk, tenant="other")
+    ended(desk, tenant="other")
+    found = claimed(desk, limit=8, each=4, of_tenant=7)
+    assert Counter(m.tenant for m in found) == {"studio": 7, "other": 1}
+    assert sorted(Counter(m.hook_id for m in found).values()) == [1, 3, 4]
+    assert found[-1].hook_id == quiet.id
+    assert claimed(desk, each=4, of_tenant=7, beside=found) == []
+    assert len(claimed(desk, each=4, of_tenant=8, beside=found)) == 1
+    assert {m.hook_id for m in claimed(desk)} == {noisy.id, other.id}
+
+
+def test_what_an_endpoint_has_to_wait_with_takes_no_place_of_its_tenant(desk: LedgerDesk) -> None:
+    noisy = listener(desk, show="feature")
+    for _ in range(6):
+        ended(desk, show="feature")
+    desk.clock.advance(1)
+    quiet = listener(desk, show="trailer")
+    ended(desk, show="trailer")
+    assert Counter(m.hook_id for m in claimed(desk, each=2, of_tenant=3)) == {noisy.id: 2, quiet.id: 1}
 
 
 def test_after_a_rotation_both_secrets_sign_until_the_old_one_runs_out(desk: LedgerDesk) -> None:
     hook = listener(desk)
-
-    def signs() -> tuple[str, ...]:
-        now_us = desk.clock.now_us()
-        return desk.ledger.view(lambda c: hooks.signing(c, SIGHT, hook.id, now_us=now_us))[1]
-
-    [first] = signs()
+    [first] = signing(desk, hook)
     rotated, second = desk.ledger.rotate_hook(SIGHT, hook.id, keep_old_s=60)
-    assert signs() == (second, first)
+    assert signing(desk, hook) == (second, first)
     assert rotated.hint.endswith(second[-4:])
     desk.clock.advance(61)
-    assert signs() == (second,)
+    assert signing(desk, hook) == (second,)
     _, third = desk.ledger.rotate_hook(SIGHT, hook.id)
-    assert signs() == (third,)
+    assert signing(desk, hook) == (third,)
     assert len({first, second, third}) == 3
     ended(desk)
     [message] = claimed(desk)
     assert (message.secrets, third in repr(message), third in repr(rotated)) == ((third,), False, False)
+
+
+def test_a_rotation_whose_answer_was_lost_and_that_comes_again_still_signs_as_is_known(desk: LedgerDesk) -> None:
+    hook = listener(desk)
+    [known] = signing(desk, hook)
+    desk.ledger.rotate_hook(SIGHT, hook.id, keep_old_s=60)
+    desk.clock.advance(30)
+    _, told = desk.ledger.rotate_hook(SIGHT, hook.id, keep_old_s=60)
+    assert signing(desk, hook) == (told, known)
+    desk.clock.advance(59)
+    assert signing(desk, hook) == (told, known)
+    desk.clock.advance(1)
+    assert signing(desk, hook) == (told,)
+    _, next_one = desk.ledger.rotate_hook(SIGHT, hook.id, keep_old_s=60)
+    assert signing(desk, hook) == (next_one, told)
+    _, only = desk.ledger.rotate_hook(SIGHT, hook.id)
+    assert signing(desk, hook) == (only,)
 
 
 def test_what_is_anothers_is_not_there(desk: LedgerDesk) -> None:

@@ -52,6 +52,22 @@ def test_a_rotated_key_opens_with_both_secrets_until_the_old_one_runs_out(desk: 
     assert [k is not None for k in (key_of(desk, second), key_of(desk, third))] == [False, True]
 
 
+def test_a_rotation_whose_answer_was_lost_and_that_comes_again_keeps_the_secret_that_is_known(desk: LedgerDesk) -> None:
+    key, known = desk.ledger.create_key(KeySpec(tenant="studio", name="ci"))
+    _, lost = desk.ledger.rotate_key(key.id, keep_old_s=60)
+    desk.clock.advance(30)
+    _, told = desk.ledger.rotate_key(key.id, keep_old_s=60)
+    assert [key_of(desk, secret) is not None for secret in (known, lost, told)] == [True, False, True]
+    desk.clock.advance(59)
+    assert key_of(desk, known) is not None
+    desk.clock.advance(1)
+    assert key_of(desk, known) is None
+    _, next_one = desk.ledger.rotate_key(key.id, keep_old_s=60)
+    assert [key_of(desk, secret) is not None for secret in (known, told, next_one)] == [False, True, True]
+    _, only = desk.ledger.rotate_key(key.id)
+    assert [key_of(desk, secret) is not None for secret in (told, next_one, only)] == [False, False, True]
+
+
 def test_a_revoked_key_opens_nothing_and_stays_revoked(desk: LedgerDesk) -> None:
     key, first = desk.ledger.create_key(KeySpec(tenant="studio", name="ci"))
     _, second = desk.ledger.rotate_key(key.id, keep_old_s=3600)

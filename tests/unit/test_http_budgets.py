@@ -117,7 +117,7 @@ def test_a_threshold_is_told_under_the_name_of_the_budget(desk: FrontDesk):
     desk.ledger.create_hook(spec)
     full = (Threshold(at=1.0, action=Action.HOLD),)
     made = desk.ledger.set_budget(BudgetSpec(tenant="studio", scope=Scope.TENANT, cap_nano=0, thresholds=full))
-    [message] = desk.ledger.claim_deliveries(limit=9, each=9, without=(), lease_s=60.0)
+    [message] = desk.ledger.claim_deliveries(limit=9, each=9, of_tenant=9, beside=(), lease_s=60.0)
     kind = TYPES[message.topic]
     assert (kind, about_of(kind, message.job_id)) == ("budget.threshold_reached", made.id)
     rows = Books(ledger=desk.ledger, farm_runs=None, tenant="studio", sight=Sight(tenant="studio")).budgets()

@@ -284,6 +284,26 @@ def test_no_key_makes_one_that_may_do_more_than_itself(farm: Operating):
     assert [made[name] for name in ("requests_per_minute", "in_flight_s", "tokens_per_minute")] == [60, 10.0, 500]
 
 
+def test_no_key_gets_the_secret_of_one_that_may_do_more_than_itself(farm: Operating):
+    small = farm.front.key(Scope.ADMIN, requests_per_minute=60, in_flight_s=30.0)
+    limits = {"requests_per_minute": 60, "in_flight_s": 30.0}
+    for more in (
+        {"requests_per_minute": None},
+        {"requests_per_minute": 61},
+        {"in_flight_s": None},
+        {"in_flight_s": 31},
+    ):
+        other = farm.post("/v1/keys", {"name": "x", **limits, **more})
+        refused = farm.refused("POST", f"/v1/keys/{other['key']}/rotate", key=small)
+        assert refused[:2] == (403, *more)
+        assert farm.get("/v1/jobs", key=other["secret"])["data"] == []
+    equal = farm.post("/v1/keys", {"name": "x", **limits, "tokens_per_minute": 5})
+    own = farm.front.ledger.authenticate(small)
+    assert own is not None
+    for key_id in (equal["key"], own.key.id):
+        assert farm.post(f"/v1/keys/{key_id}/rotate", {"keep_old_s": 60}, key=small)["requests_per_minute"] == 60
+
+
 def test_keys_are_made_and_seen_within_the_bounds_of_the_key_that_asks(farm: Operating):
     bound = farm.front.key(Scope.ADMIN, show="one")
     made = farm.post("/v1/keys", {"name": "ci", "scopes": ["read", "read"]}, key=bound)

@@ -199,6 +199,19 @@ def test_an_answer_of_another_endpoint_is_not_delivered_again(opened: Admins):
     assert opened.ask("GET", f"webhook_endpoints/{one}/deliveries", params={"after": "evt_x"}).status_code == 404
 
 
+def test_what_is_to_be_sent_again_to_a_disabled_endpoint_is_refused_until_it_is_enabled(opened: Admins):
+    hook = opened.made(event_types=["video.canceled"])["id"]
+    opened.desk.ask("POST", f"/v1/videos/{opened.desk.create()['id']}/cancel")
+    [line] = opened.ask("GET", f"webhook_endpoints/{hook}/deliveries").json()["data"]
+    again = f"webhook_endpoints/{hook}/deliveries/{line['id']}/redeliver"
+    opened.ask("POST", f"webhook_endpoints/{hook}", json={"enabled": False})
+    refused = opened.ask("POST", again)
+    assert (refused.status_code, error_of(refused)["param"]) == (409, "enabled")
+    assert "enable it first" in refused.text
+    opened.ask("POST", f"webhook_endpoints/{hook}", json={"enabled": True})
+    assert opened.ask("POST", again).status_code == 200
+
+
 def test_the_document_tells_what_is_posted(admins: Admins):
     document = json.dumps(admins.desk.app.openapi())
     for kind in TOPICS:

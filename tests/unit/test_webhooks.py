@@ -20,7 +20,7 @@ from cluster.faults import Action, Fault
 from cluster.ledger import hooks
 from cluster.ledger.hooks import Delivery, Hook, HookSight, HookSpec, Progress
 from serve.guard import Guard
-from serve.webhooks import DELAYS_S, TOPICS, Deliverer
+from serve.webhooks import AT_ONCE, DELAYS_S, EACH, TOPICS, Deliverer
 from tests.ledger_desk import LedgerDesk, task
 from tests.listener import Listener, listening
 
@@ -49,14 +49,14 @@ def unarmed() -> Iterator[None]:
     faults.disarm()
 
 
-def hook_of(desk: LedgerDesk, url: str, *kinds: str) -> tuple[Hook, str]:
+def hook_of(desk: LedgerDesk, url: str, *kinds: str, tenant: str = "studio") -> tuple[Hook, str]:
     topics = tuple(TOPICS[kind] for kind in kinds or TOPICS)
-    return desk.ledger.create_hook(HookSpec(tenant="studio", name="mine", url=url, topics=topics))
+    return desk.ledger.create_hook(HookSpec(tenant=tenant, name="mine", url=url, topics=topics))
 
 
-def clip(desk: LedgerDesk, name: str = "a") -> str:
+def clip(desk: LedgerDesk, name: str = "a", **more: str) -> str:
     """The id of a clip that has succeeded."""
-    job = desk.submit(task(name), recipe=CLIP)
+    job = desk.submit(task(name), recipe=CLIP, **more)
     desk.run(job, name)
     return job
 
@@ -265,4 +265,29 @@ def test_a_slow_endpoint_does_not_hold_up_another(desk: LedgerDesk, monkeypatch:
             await running
 
         asyncio.run(live())
-        assert len(slow.heard) <= 8  # and never all sixteen places
+        assert len(slow.heard) <= 8  # and never all the places of its tenant
+
+
+def test_a_tenant_of_slow_endpoints_does_not_hold_up_another(desk: LedgerDesk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serve.webhooks.LOOK_S", 0.01)
+    monkeypatch.setattr("serve.webhooks.WAIT_S", 60.0)
+    with listening() as slow, listening() as quick:
+        slow.answers.clear()
+        for _ in range(AT_ONCE // EACH + 1):
+            hook_of(desk, slow.url)
+        for n in range(EACH):
+            clip(desk, f"clip-{n}")
+        hook_of(desk, quick.url, tenant="other")
+        clip(desk, "last", tenant="other")
+
+        async def live() -> int:
+            stop = asyncio.Event()
+            running = asyncio.create_task(Deliverer(desk.ledger, OPEN).run(stop))
+            assert await asyncio.to_thread(quick.came.wait, 30), "it waits for another tenant's endpoints"
+            num_slow = len(slow.heard)
+            stop.set()
+            slow.answers.set()
+            await running
+            return num_slow
+
+        assert asyncio.run(live()) <= AT_ONCE // 4
