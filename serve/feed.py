@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from actors.contract import Json
 from cluster.errors import Unavailable
-from cluster.ledger import following
+from cluster.ledger import following, keys
 from cluster.ledger.events import Event
 from cluster.ledger.following import Look
 from cluster.ledger.outcomes import Outcome
@@ -162,9 +162,15 @@ class Feed:
         if not seen:
             return False
         service, known, now_us = self._service, self._known, self._service.ledger.clock.now_us()
-        look = await run_in_threadpool(
-            lambda: service.ledger.view(lambda c: following.look(c, seen, known, now_us=now_us))
+        key_ids = {listener.key_id for listener in self._listeners}
+        look, closed = await run_in_threadpool(  # keys come last: none that is revoked before a change hears of it
+            lambda: service.ledger.view(
+                lambda c: (following.look(c, seen, known, now_us=now_us), keys.closed(c, key_ids))
+            )
         )
+        for listener in self._listeners:
+            if listener.key_id in closed:
+                listener.end()
         followed = {listener.job_id for listener in self._listeners}
         self._known = {
             job_id: one for job_id, one in {**known, **look.changed}.items()
