@@ -107,8 +107,8 @@ class DispatcherHost:
     async def poke(self) -> None:
         await (await self._up()).poke()
 
-    async def progress(self, job_id: str) -> list[Json]:
-        return await (await self._up()).progress(job_id)
+    async def progress(self, *job_ids: str) -> list[Json]:
+        return await (await self._up()).progress(*job_ids)
 
     async def workers(self) -> list[WorkerFacts]:
         return await (await self._up()).workers()
@@ -152,8 +152,8 @@ class RayDesk:
     def poke(self) -> None:
         self._ask("poke", CALL_S)
 
-    def progress(self, job_id: str) -> list[Json]:
-        progress: list[Json] = self._ask("progress", CALL_S, job_id)
+    def progress(self, *job_ids: str) -> list[Json]:
+        progress: list[Json] = self._ask("progress", CALL_S, *job_ids)
         return progress
 
     def workers(self) -> list[WorkerFacts]:

@@ -10,6 +10,8 @@ import asyncio
 from typing import Any
 
 import ray
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve import Application
@@ -26,7 +28,6 @@ from cluster.store.opening import open_store
 from serve import up
 from serve.feed import MOST_LISTENERS
 from serve.http import create_app
-from serve.service import off_the_loop
 from serve.supervisor import Standing, Supervisor
 from serve.writers import RayWriters
 
@@ -102,9 +103,10 @@ class Api:
         return api
 
     async def check_health(self) -> None:
-        """A replica that does not answer here is replaced. A ledger that is away is no reason: another replica has no
-        other one, and `/readyz` says it. A supervisor that is gone is started again from here."""
-        await off_the_loop(lambda: None)  # where its requests wait for the ledger
+        """A replica whose loop stands still, or that can start no thread, does not answer here and is replaced. A
+        ledger that is away or hangs is no reason, however many requests wait for it: another replica has no other one,
+        and `/readyz` says it. A supervisor that is gone is started again from here."""
+        await run_sync(lambda: None, limiter=CapacityLimiter(1))
         try:
             await asyncio.wait_for(self._supervisor.standing.remote(), ASK_S)
         except TimeoutError:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from starlette.concurrency import run_in_threadpool
 
 from actors.contract import Json
-from cluster.errors import FarmError, Unavailable
-from cluster.ledger import following
+from cluster.errors import Unavailable
+from cluster.ledger import following, keys
 from cluster.ledger.events import Event
 from cluster.ledger.following import Look
 from cluster.ledger.outcomes import Outcome
@@ -27,7 +27,7 @@ from cluster.states import State
 from serve.standing import Standing, standing
 
 if TYPE_CHECKING:
-    from serve.service import Desk, Service
+    from serve.service import Service
 
 log = logging.getLogger(__name__)
 MOST_LISTENERS = 128
@@ -162,9 +162,15 @@ class Feed:
         if not seen:
             return False
         service, known, now_us = self._service, self._known, self._service.ledger.clock.now_us()
-        look = await run_in_threadpool(
-            lambda: service.ledger.view(lambda c: following.look(c, seen, known, now_us=now_us))
+        key_ids = {listener.key_id for listener in self._listeners}
+        look, closed = await run_in_threadpool(  # keys come last: none that is revoked before a change hears of it
+            lambda: service.ledger.view(
+                lambda c: (following.look(c, seen, known, now_us=now_us), keys.closed(c, key_ids))
+            )
         )
+        for listener in self._listeners:
+            if listener.key_id in closed:
+                listener.end()
         followed = {listener.job_id for listener in self._listeners}
         self._known = {
             job_id: one for job_id, one in {**known, **look.changed}.items()
@@ -210,12 +216,5 @@ class Feed:
         while True:
             await asyncio.sleep(self.pace.progress_s)
             running = [job_id for job_id, one in self._known.items() if one.job.counts.get(State.RUNNING)]
-            if running and self._service.desk is not None:
-                self._moving = await run_in_threadpool(self._ask, self._service.desk, running)
-
-    def _ask(self, desk: Desk, job_ids: list[str]) -> dict[str, list[Json]]:
-        heard: dict[str, list[Json]] = {}
-        with contextlib.suppress(FarmError, TimeoutError):
-            for job_id in job_ids:
-                heard[job_id] = desk.progress(job_id)
-        return heard
+            if running:
+                self._moving = await self._service.moving(running)

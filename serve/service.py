@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 ASK_S = 1.0
 """How long an answer waits for the dispatcher's memory; then it says what is committed."""
+QUIET_S = 5.0
+"""After so long a wait in vain, nobody asks it for this long."""
+QUESTIONS_AT_ONCE = 4
 FRESH_S = 1.0
 PICTURES_AT_ONCE = 4
 """Pictures of others that are fetched and decoded at a time: each takes up to 300 MB."""
@@ -51,7 +55,7 @@ class Desk(Protocol):
 
     def poke(self) -> None: ...
 
-    def progress(self, job_id: str) -> list[Json]: ...
+    def progress(self, *job_ids: str) -> list[Json]: ...
 
 
 class Bell:
@@ -83,6 +87,31 @@ class Bell:
                 pass  # it also looks by itself
             except Exception:
                 log.exception("The dispatcher could not be told that there is something to do.")
+
+
+class Ear:
+    """Asks the dispatcher how far running tasks are, from threads of its own: one that hangs holds these few, none that
+    requests need, and is left alone for a while. Whatever goes wrong here, nothing was heard."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._threads = ThreadPoolExecutor(QUESTIONS_AT_ONCE, thread_name_prefix="ear")
+        self._quiet_until_s = float("-inf")
+
+    async def hear(self, job_ids: Sequence[str]) -> list[Json]:
+        if time.monotonic() < self._quiet_until_s:
+            return []
+        try:
+            async with asyncio.timeout(ASK_S):
+                ask = asyncio.get_running_loop().run_in_executor
+                return await ask(self._threads, self._desk.progress, *job_ids)
+        except TimeoutError:
+            self._quiet_until_s = time.monotonic() + QUIET_S
+        except FarmError:
+            pass  # it is away
+        except Exception:
+            log.exception("The dispatcher could not be asked how far running tasks are.")
+        return []
 
 
 class Queue:
@@ -155,6 +184,7 @@ class Service:
     chat: ChatDesk | None = None
     rates: RateCard = field(init=False)
     bell: Bell | None = field(init=False)
+    ear: Ear | None = field(init=False)
     queue: Queue = field(init=False)
     feed: Feed = field(init=False)
     guard: Guard = field(init=False)
@@ -168,6 +198,7 @@ class Service:
     def __post_init__(self) -> None:
         self.rates = load_rate_card(self.settings.rate_card)
         self.bell = None if self.desk is None else Bell(self.desk)
+        self.ear = None if self.desk is None else Ear(self.desk)
         self.queue = Queue(self.ledger)
         self.feed = Feed(self)
         self.guard = Guard.of(self.settings)
@@ -210,17 +241,10 @@ class Service:
 
     async def moving(self, job_ids: Sequence[str]) -> dict[str, list[Json]]:
         """What the dispatcher has heard of the running tasks of these jobs; nothing while it is away."""
-        desk = self.desk
-        if desk is None or not job_ids:
-            return {}
-
-        async def ask(job_id: str) -> list[Json]:
-            try:
-                return await asyncio.wait_for(run_in_threadpool(desk.progress, job_id), ASK_S)
-            except (FarmError, TimeoutError):
-                return []
-
-        return dict(zip(job_ids, await asyncio.gather(*map(ask, job_ids)), strict=True))
+        heard: dict[str, list[Json]] = {job_id: [] for job_id in job_ids}
+        for one in await self.ear.hear(job_ids) if self.ear is not None and job_ids else []:
+            heard[one["job_id"]].append(one)
+        return heard
 
 
 def service_of(request: Request) -> Service:

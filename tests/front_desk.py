@@ -133,5 +133,5 @@ class Reachable:
     def poke(self) -> None:
         self._farm.desk.ask(self._farm.desk.dispatcher.poke())
 
-    def progress(self, job_id: str) -> list[Json]:
-        return self._farm.desk.ask(self._farm.desk.dispatcher.progress(job_id))
+    def progress(self, *job_ids: str) -> list[Json]:
+        return self._farm.desk.ask(self._farm.desk.dispatcher.progress(*job_ids))

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import math
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, exists, func, insert, or_
 from cluster.assets import check_tenant
 from cluster.errors import IllegalMove, InvalidInput, NotFound, RateLimited
 from cluster.graph import flaw_of_text
+from cluster.ledger.database import padded
 from cluster.ledger.schema import api_keys, jobs, tasks, workers
 from cluster.states import OPEN
 
@@ -190,6 +191,12 @@ def listed(connection: Connection, *, tenant: str | None = None, show: str | Non
     if show is not None:
         query = query.where(api_keys.c.show == show)
     return [_key(row) for row in connection.execute(query)]
+
+
+def closed(connection: Connection, key_ids: Set[str]) -> Set[str]:
+    """Those of these keys that are revoked or gone."""
+    still = select(api_keys.c.id).where(api_keys.c.id.in_(padded(key_ids)), api_keys.c.revoked_us.is_(None))
+    return key_ids - set(connection.execute(still).scalars())
 
 
 def admit(connection: Connection, secret: str, *, now_us: int) -> tuple[Admitted | None, dict[str, int]]:

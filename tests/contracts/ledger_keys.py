@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event
 
 from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound, RateLimited
-from cluster.ledger import outcomes
+from cluster.ledger import keys, outcomes
 from cluster.ledger.jobs import Terms
 from cluster.ledger.keys import Key, KeySpec, Scope
 from cluster.ledger.outcomes import Sight
@@ -77,6 +77,13 @@ def test_a_revoked_key_opens_nothing_and_stays_revoked(desk: LedgerDesk) -> None
         desk.ledger.rotate_key(key.id)
     with pytest.raises(NotFound):
         desk.ledger.revoke_key("key_none")
+
+
+def test_keys_that_are_revoked_or_gone_are_told_from_those_that_open(desk: LedgerDesk) -> None:
+    opens, revoked = (desk.ledger.create_key(KeySpec(tenant="studio", name=name))[0].id for name in ("in", "out"))
+    desk.ledger.revoke_key(revoked)
+    told = desk.ledger.view(lambda c: keys.closed(c, {opens, revoked, "key_none"}))
+    assert told == {revoked, "key_none"}
 
 
 def test_a_key_pays_for_each_request_and_its_bucket_fills_again(desk: LedgerDesk) -> None:

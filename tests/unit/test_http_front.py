@@ -586,7 +586,7 @@ def test_a_dispatcher_that_hangs_keeps_nobody_waiting(sqlite_url: str, tmp_path:
             hangs.set()
             ends.wait(60)
 
-        def progress(self, job_id: str) -> list[Json]:
+        def progress(self, *job_ids: str) -> list[Json]:
             return []
 
     with front_desk(sqlite_url, tmp_path) as front:
@@ -610,7 +610,7 @@ def test_the_dispatcher_hears_of_what_came_while_it_was_told_of_something_else(s
             (again if first.is_set() else first).set()
             goes_on.wait(60)
 
-        def progress(self, job_id: str) -> list[Json]:
+        def progress(self, *job_ids: str) -> list[Json]:
             return []
 
     with front_desk(sqlite_url, tmp_path) as front:
