@@ -104,11 +104,12 @@ class Editor:
         *,
         most_in_flight_s: float | None = None,
         only_show: str | None = None,
+        key: str | None = None,
         may_draw: bool = True,
     ) -> None:
         self._ledger, self._catalog, self._read, self._foretold = ledger, catalog, read, foretold
         self._may_draw = may_draw
-        self._limits: dict[str, Any] = {"most_in_flight_s": most_in_flight_s, "only_show": only_show}
+        self._limits: dict[str, Any] = {"most_in_flight_s": most_in_flight_s, "only_show": only_show, "key": key}
 
     def rewrite(self, script: Script) -> bool:
         """Films another script; False if it is the one that is being filmed. Raises InvalidInput, RateLimited."""

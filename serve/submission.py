@@ -117,6 +117,7 @@ def accepted(caller: Caller, asked: Asked, job: JobSpec, estimate: Mapping[str, 
         only_show=caller.key.show,
         same_since_us=asked.arrived_us - (RETRY_WINDOW_US if asked.retry else 0),
         estimate=estimate,
+        key=caller.key.id,
     )
 
 

@@ -307,7 +307,7 @@ def _id(text: str) -> str:
 def editor(service: Service, caller: Caller, film_id: str) -> Editor:
     key = caller.key
     read = reader(service, caller, film_id)
-    limits: dict[str, Any] = {"most_in_flight_s": key.in_flight_s, "only_show": key.show}
+    limits: dict[str, Any] = {"most_in_flight_s": key.in_flight_s, "only_show": key.show, "key": key.id}
     may_draw = key.may([Scope.GENERATE])
     return Editor(service.ledger, service.catalog, read, service.foretold, may_draw=may_draw, **limits)
 

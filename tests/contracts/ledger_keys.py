@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound, RateLimited
-from cluster.ledger import outcomes
+from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound, RateLimited, Unauthenticated
+from cluster.ledger import films, outcomes
+from cluster.ledger.films import Change
 from cluster.ledger.jobs import Terms
 from cluster.ledger.keys import Key, KeySpec, Scope
 from cluster.ledger.outcomes import Sight
@@ -123,6 +124,37 @@ def test_what_is_yet_to_expand_counts_what_it_will_bring_until_that_is_there(des
     desk.run(film, "script")
     desk.run(film, "expand", children=[task("a", weight=2.0)])
     desk.ledger.submit(brief(tenant="other"), [task("small", weight=10.0)], small)
+
+
+@pytest.mark.parametrize("end", ["revoked", "erased"])
+def test_work_whose_key_went_while_it_was_on_its_way_is_not_taken(desk: LedgerDesk, end: str) -> None:
+    key, other = (
+        desk.ledger.create_key(KeySpec(tenant="rival", name=name, scopes=(Scope.GENERATE,)))[0] for name in ("a", "b")
+    )
+    film, _ = desk.ledger.submit_film(
+        brief(tenant="rival", request={"key": other.id}), [task("a")], Terms(key=other.id)
+    )
+    desk.ledger.revoke_key(other.id)  # who goes on with its film has another one
+
+    def revise() -> None:
+        job = desk.ledger.view(lambda c: films.read(c, film)).now.job
+        spec = films.same_job(job, brief())
+        desk.ledger.revise_film(
+            Change(film_id=film, of_job=job.id, reason="script", spec=spec, graph=[task("a")], key=key.id)
+        )
+
+    revise()
+    if end == "revoked":
+        desk.ledger.revoke_key(key.id)
+        with pytest.raises(Unauthenticated):
+            revise()
+    else:
+        desk.ledger.close_tenant("rival")
+    for submit in (desk.ledger.submit, desk.ledger.submit_film):
+        with pytest.raises(Unauthenticated):
+            submit(brief(tenant="rival"), [task("a")], Terms(key=key.id))
+    assert len(desk.ledger.jobs()) == 2
+    desk.check()
 
 
 def test_an_equal_request_that_calls_itself_a_retry_is_the_same_job(desk: LedgerDesk) -> None:

@@ -483,6 +483,26 @@ def test_a_ledger_that_goes_away_after_the_commit_makes_no_error(desk: FrontDesk
     assert desk.ask("GET", f"/v1/videos/{video['id']}").json()["id"] == video["id"]
 
 
+@pytest.mark.parametrize("route", ["videos", "images/generations", "films"])
+def test_what_is_asked_for_while_its_tenant_is_erased_is_not_taken_on(
+    desk: FrontDesk, monkeypatch: pytest.MonkeyPatch, route: str
+):
+    method = "submit_film" if route == "films" else "submit"
+    submit = getattr(desk.ledger, method)
+
+    def late(*args: Any) -> Any:
+        assert desk.ledger.close_tenant("rival") == []
+        return submit(*args)
+
+    monkeypatch.setattr(desk.ledger, method, late)
+    body = {"logline" if route == "films" else "prompt": BOAT}
+    refused = desk.ask(
+        "POST", f"/v1/{route}", key=desk.key(tenant="rival"), json=body, headers={"Prefer": "respond-async"}
+    )
+    assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
+    assert desk.ledger.jobs() == []
+
+
 def test_a_ledger_that_is_away_is_said_with_when_to_ask_again(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):
     def away(*_: Any) -> Any:
         raise LedgerUnavailable("the ledger does not answer")
