@@ -163,7 +163,8 @@ def page(
     query = select(films).where(_covered(sight))
     at, by_id = films.c.created_us, films.c.id
     if after is not None:
-        mark = connection.execute(select(at, by_id).where(by_id == after, _covered(sight))).one_or_none()
+        known = _covered(replace(sight, gone=True))
+        mark = connection.execute(select(at, by_id).where(by_id == after, known)).one_or_none()
         if mark is None:
             raise NotFound(f"no film {after}", field="after")
         if newest_first:
@@ -177,7 +178,8 @@ def page(
 
 def _covered(sight: Sight) -> ColumnElement[bool]:
     of_show = [] if sight.show is None else [films.c.show == sight.show]
-    return and_(films.c.tenant == sight.tenant, films.c.deleted_us.is_(None), *of_show)
+    there = [] if sight.gone else [films.c.deleted_us.is_(None)]
+    return and_(films.c.tenant == sight.tenant, *there, *of_show)
 
 
 def _row(connection: Connection, film_id: str) -> Row[Any]:

@@ -242,6 +242,25 @@ def test_pages_hold_each_job_once_even_when_many_came_at_one_instant(desk: Ledge
     assert refused.value.field == "after"
 
 
+@pytest.mark.parametrize("newest_first", [True, False], ids=["newest", "oldest"])
+def test_a_page_goes_on_after_what_was_deleted_meanwhile(desk: LedgerDesk, newest_first: bool) -> None:
+    made = [desk.ledger.submit_film(brief(), [task("a")])[0] for _ in range(3)]
+    first, second, third = sorted(made, reverse=newest_first)
+    jobs = {film: film.replace("film_", "job_") for film in made}
+    for film in (first, second):
+        desk.ledger.delete_film(film)
+    order: dict[str, Any] = {"limit": 2, "newest_first": newest_first}
+    page = desk.ledger.view(lambda c: outcomes.page(c, SIGHT, after=jobs[second], **order))
+    assert [outcome.job.id for outcome in page.outcomes] == [jobs[third]]
+    some, _ = desk.ledger.view(lambda c: films.page(c, SIGHT, after=second, **order))
+    assert [film.id for film in some] == [third]
+    other = Sight(tenant="other", recipe=SIGHT.recipe)
+    with pytest.raises(NotFound):
+        desk.ledger.view(lambda c: outcomes.page(c, other, after=jobs[second], **order))
+    with pytest.raises(NotFound):
+        desk.ledger.view(lambda c: films.page(c, other, after=second, **order))
+
+
 def test_an_outcome_tells_files_cost_and_what_broke(desk: LedgerDesk) -> None:
     good, bad = desk.submit(task("a")), desk.submit(task("b"))
     desk.run(good, "a", seconds=3)

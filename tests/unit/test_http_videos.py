@@ -210,6 +210,9 @@ def test_the_client_pages_through_a_list_and_deletes(desk: FrontDesk):
     assert (missing.value.code, missing.value.param) == ("not_found", "video_id")
     assert missing.value.request_id is not None
     assert desk.ledger.job(made[1].replace("video_", "job_")).state == "canceled"
+    for video in client.videos.list(limit=2):
+        client.videos.delete(video.id)
+    assert client.videos.list().data == []
 
 
 @pytest.mark.parametrize(
