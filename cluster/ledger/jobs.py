@@ -106,6 +106,11 @@ class JobSpec:
             if flaw:
                 raise InvalidInput(f"{name} {flaw}", field=name)
 
+    def check_in_time(self, now_us: int) -> None:
+        """Raises InvalidInput."""
+        if self.deadline_us is not None and self.deadline_us <= now_us:
+            raise InvalidInput("the deadline is over", field="deadline", remedy="use a later one, or none")
+
     def fingerprint(self) -> str:
         """Raises InvalidInput for a spec that is no JSON."""
         if self.asked is not None:
@@ -185,6 +190,8 @@ def submit(
     estimate = None if terms is None else terms.estimate
     if terms is not None and terms.key is not None:
         keys.check_known(connection, terms.key)
+    if terms is not None and terms.film is None:  # one that is late may be changed still
+        spec.check_in_time(now_us)
     if terms is not None and terms.most_in_flight_s is not None:
         keys.check_room(
             connection,

@@ -36,7 +36,7 @@ class Sight:
     tenant: str | None = None
     recipe: str | None = None
     show: str | None = None
-    gone: bool = False  # what was deleted too: nobody is shown that, but it keeps its place
+    gone: bool = False  # what was deleted too: nobody is shown that, but it keeps its place and its name
 
     def covers(self) -> ColumnElement[bool]:
         bounds = ((jobs.c.tenant, self.tenant), (jobs.c.recipe, self.recipe), (jobs.c.show, self.show))
