@@ -280,7 +280,7 @@ async def _submitted(
 async def _taken_on(service: Service, request: Request, caller: Caller, outcome: Outcome) -> Video:
     taken = outcome.job
     if await prefer.waited(request, caller, taken.id, seen=taken.seq, over=taken.over):
-        with contextlib.suppress(Unavailable):  # it is taken on: that is no error any more
+        with contextlib.suppress(NotFound, Unavailable):  # it is taken on: that is no error any more
             outcome = await _found(service, caller, named(outcome.job.id, "video"))
     return await _answered(request, outcome)
 
