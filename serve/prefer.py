@@ -34,10 +34,11 @@ async def waited(request: Request, caller: Caller, job_id: str, *, seen: int, ov
     asked = next((match for wish in _wishes(request) if (match := _WAIT.fullmatch(wish))), None)
     if asked is None:
         return False
-    wait_s = min(LONGEST_S, int(asked[1]))
+    wait_s, feed = min(LONGEST_S, int(asked[1])), service_of(request).feed
+    if not over and feed.full(caller.key.id):
+        return False
     request.scope[HEADERS] |= applied(f"wait={wait_s}")
-    feed = service_of(request).feed
-    if over or feed.full(caller.key.id):
+    if over:
         return False
     try:
         async with asyncio.timeout(wait_s), feed.following(job_id, seen, caller.key.id) as listener:

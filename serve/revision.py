@@ -9,14 +9,14 @@ from typing import Any, Protocol
 from actors.catalog import Catalog
 from actors.contract import Json
 from cluster.assets import canonical_json
-from cluster.errors import IllegalMove, InvalidInput, NotFound, NotReady
+from cluster.errors import Forbidden, IllegalMove, InvalidInput, NotFound, NotReady
 from cluster.graph import TaskSpec
 from cluster.ledger import films
 from cluster.ledger.films import Change, Film
 from cluster.ledger.jobs import JobSpec
 from cluster.ledger.ledger import Ledger
 from cluster.ledger.outcomes import Sight
-from cluster.states import JobState, Move, State
+from cluster.states import OPEN, JobState, Move, State
 from pipelines.recipes import film as recipe
 from pipelines.script import Script
 from serve import naming
@@ -93,7 +93,7 @@ def film_named(ledger: Ledger, text: str) -> str:
 
 class Editor:
     """Changes one film. `read` is asked for it again if somebody else was quicker, `foretold` for the estimate of what
-    a change makes anew."""
+    a change makes anew. Without `may_draw` a change that has takes drawn is Forbidden."""
 
     def __init__(
         self,
@@ -104,18 +104,23 @@ class Editor:
         *,
         most_in_flight_s: float | None = None,
         only_show: str | None = None,
+        key: str | None = None,
+        may_draw: bool = True,
     ) -> None:
         self._ledger, self._catalog, self._read, self._foretold = ledger, catalog, read, foretold
-        self._limits: dict[str, Any] = {"most_in_flight_s": most_in_flight_s, "only_show": only_show}
+        self._may_draw = may_draw
+        self._limits: dict[str, Any] = {"most_in_flight_s": most_in_flight_s, "only_show": only_show, "key": key}
 
     def rewrite(self, script: Script) -> bool:
         """Films another script; False if it is the one that is being filmed. Raises InvalidInput, RateLimited."""
         return self._revise(lambda film: script, "script")
 
     def circle(self, key: str, *, approved: bool = False) -> bool:
-        """Puts another take into the film, and approves what it shows. Raises IllegalMove before there is a script."""
+        """Puts another take into the film, and approves what it shows. Raises IllegalMove before there is a script, and
+        for a film that was canceled."""
 
         def same(film: Film) -> Script:
+            _check_wanted(film)
             script = script_of(film)
             if script is None or key not in takes_of(film):
                 raise IllegalMove("the film has no such take now", field="take_id", remedy="look at it again")
@@ -126,6 +131,7 @@ class Editor:
     def approve(self, key: str) -> None:
         """Accepts a take that is drawn, for its shot, and circles it. Again is fine. Raises IllegalMove, NotReady."""
         film, task = self._take(key)
+        _check_wanted(film)
         if not brief_of(film).review:
             raise IllegalMove("its film asks for no review", field="take_id", remedy="circle the take instead")
         if task["state"] not in DRAWN:
@@ -187,6 +193,9 @@ class Editor:
         asked = JobSpec(recipe=RECIPE, version=recipe.VERSION, title=job.title, spec=brief.to_json())
         spec, graph = films.same_job(job, asked), recipe.plan(brief, self._catalog)
         new = self._ledger.view(lambda c: films.unanswered(c, spec, graph))
+        waiting = {key for key, task in takes_of(film).items() if task["state"] in OPEN}
+        if not self._may_draw and any(task.step == "render" and task.key not in waiting for task in new):
+            raise Forbidden("this API key may not have takes drawn", remedy="use a key with the scope generate")
         to_come = recipe.to_come(brief, self._catalog, graph)
         self._ledger.revise_film(
             Change(
@@ -205,6 +214,12 @@ class Editor:
 
 def not_drawn(task: Task) -> NotReady:
     return NotReady(f"the take is {task['state']}", field="take_id", remedy="wait until it is drawn")
+
+
+def _check_wanted(film: Film) -> None:
+    if film.now.job.state is JobState.CANCELED:
+        remedy = f"put its script again to go on, or `farm render --film {film.id}`"
+        raise IllegalMove("the film was canceled", field="take_id", remedy=remedy)
 
 
 def _lost(film: Film) -> bool:

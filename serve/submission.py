@@ -61,11 +61,14 @@ def asked(request: Request, caller: Caller, service: Service, fields: Mapping[st
 async def before(service: Service, caller: Caller, asked: Asked, job: JobSpec) -> Outcome | None:
     """The job that an equal request has made already, as it stands: nothing has to be fetched for it again.
 
-    Raises InvalidInput for a name that another request has used, Expired, Unavailable.
+    Raises InvalidInput for a name that another request has used and for a deadline that is over, Expired, Unavailable.
     """
     spec, terms = accepted(caller, asked, job, {})
     job_id = await off_the_loop(lambda: service.ledger.view(lambda c: jobs.made_before(c, spec, terms)))
-    return None if job_id is None else await _found(service, caller, spec, job_id)
+    if job_id is None:
+        spec.check_in_time(asked.arrived_us)
+        return None
+    return await _found(service, caller, spec, job_id)
 
 
 async def submit(
@@ -117,6 +120,7 @@ def accepted(caller: Caller, asked: Asked, job: JobSpec, estimate: Mapping[str, 
         only_show=caller.key.show,
         same_since_us=asked.arrived_us - (RETRY_WINDOW_US if asked.retry else 0),
         estimate=estimate,
+        key=caller.key.id,
     )
 
 

@@ -61,6 +61,7 @@ class Change:
     most_in_flight_s: float | None = None
     only_show: str | None = None
     estimate: Mapping[str, Any] | None = None
+    key: str | None = None  # as in Terms
 
 
 def begin(
@@ -91,7 +92,7 @@ def revise(connection: Connection, change: Change, *, job_id: str, ids: Sequence
     """Takes on a new revision; what the one before has not ended is canceled, but for what the new one waits for too.
 
     The same `job_id` again is this same call again. Raises NotFound, IllegalMove if there is a newer revision than
-    the one that was changed, RateLimited.
+    the one that was changed, RateLimited, Unauthenticated.
     """
     if connection.execute(select(revisions.c.job_id).where(revisions.c.job_id == job_id)).one_or_none() is not None:
         return
@@ -105,7 +106,7 @@ def revise(connection: Connection, change: Change, *, job_id: str, ids: Sequence
         who = {"task_id": task.id, "attempt_id": task.attempt_id}
         events.append(connection, task.job_id, at_us=now_us, kind="job.approved", data={"key": task.key}, **who)
     _check_room(connection, change)
-    terms = Terms(estimate=change.estimate, film=change.film_id)
+    terms = Terms(estimate=change.estimate, film=change.film_id, key=change.key)
     jobs.submit(connection, change.spec, change.graph, job_id=job_id, ids=ids, now_us=now_us, terms=terms)
     before = jobs.read(connection, change.of_job)
     if before.held and not before.over:
@@ -162,7 +163,8 @@ def page(
     query = select(films).where(_covered(sight))
     at, by_id = films.c.created_us, films.c.id
     if after is not None:
-        mark = connection.execute(select(at, by_id).where(by_id == after, _covered(sight))).one_or_none()
+        known = _covered(replace(sight, gone=True))
+        mark = connection.execute(select(at, by_id).where(by_id == after, known)).one_or_none()
         if mark is None:
             raise NotFound(f"no film {after}", field="after")
         if newest_first:
@@ -176,7 +178,8 @@ def page(
 
 def _covered(sight: Sight) -> ColumnElement[bool]:
     of_show = [] if sight.show is None else [films.c.show == sight.show]
-    return and_(films.c.tenant == sight.tenant, films.c.deleted_us.is_(None), *of_show)
+    there = [] if sight.gone else [films.c.deleted_us.is_(None)]
+    return and_(films.c.tenant == sight.tenant, *there, *of_show)
 
 
 def _row(connection: Connection, film_id: str) -> Row[Any]:

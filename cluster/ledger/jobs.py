@@ -106,6 +106,11 @@ class JobSpec:
             if flaw:
                 raise InvalidInput(f"{name} {flaw}", field=name)
 
+    def check_in_time(self, now_us: int) -> None:
+        """Raises InvalidInput."""
+        if self.deadline_us is not None and self.deadline_us <= now_us:
+            raise InvalidInput("the deadline is over", field="deadline", remedy="use a later one, or none")
+
     def fingerprint(self) -> str:
         """Raises InvalidInput for a spec that is no JSON."""
         if self.asked is not None:
@@ -125,6 +130,7 @@ class Terms:
     """Spans of `nano`, `elapsed_s` and `held_s` (p50, p95), and of a job that expands `to_come_s`: kept with the job,
     and held against its budgets and what may be in flight."""
     film: str | None = None  # that the job is a revision of, if it is there
+    key: str | None = None  # the id of the one it was asked for with, which has to be good still; None: none was needed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,8 +179,8 @@ def submit(
     """Commits a job with its first tasks. Returns (id, created): a retried submit gets the id of the first.
 
     A `job_id` that is there already is this same call again, after a commit whose outcome nobody heard.
-    Raises InvalidGraph, InvalidInput when the idempotency key was used for another question, RateLimited, and
-    OverBudget.
+    Raises InvalidGraph, InvalidInput when the idempotency key was used for another question, RateLimited,
+    OverBudget, and Unauthenticated.
     """
     if connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).one_or_none() is not None:
         return job_id, True
@@ -182,6 +188,10 @@ def submit(
     if before is not None:
         return before, False
     estimate = None if terms is None else terms.estimate
+    if terms is not None and terms.key is not None:
+        keys.check_known(connection, terms.key)
+    if terms is not None and terms.film is None:  # one that is late may be changed still
+        spec.check_in_time(now_us)
     if terms is not None and terms.most_in_flight_s is not None:
         keys.check_room(
             connection,

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, exists, func, insert, or_, select, update
 
 from cluster.assets import check_tenant
-from cluster.errors import IllegalMove, InvalidInput, NotFound, RateLimited
+from cluster.errors import IllegalMove, InvalidInput, NotFound, RateLimited, Unauthenticated
 from cluster.graph import flaw_of_text
 from cluster.ledger.database import padded
 from cluster.ledger.schema import api_keys, jobs, tasks, workers
@@ -181,6 +181,13 @@ def read(connection: Connection, key_id: str) -> Key:
 def find(connection: Connection, key_id: str) -> Key | None:
     row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
     return None if row is None else _key(row)
+
+
+def check_known(connection: Connection, key_id: str) -> None:
+    """Raises Unauthenticated for a key that was revoked, or is gone with its tenant, since it was admitted."""
+    key = find(connection, key_id)
+    if key is None or key.revoked_us is not None:
+        raise Unauthenticated("no such API key any more", remedy="send one that was not revoked")
 
 
 def listed(connection: Connection, *, tenant: str | None = None, show: str | None = None) -> list[Key]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
 
 from cluster.errors import NotFound
 from cluster.ledger import budgets
@@ -31,15 +31,17 @@ TASK = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sight:
-    """Whose jobs somebody may see; what is None bounds nothing. Nobody is shown one that was deleted."""
+    """Whose jobs somebody may see; what is None bounds nothing."""
 
     tenant: str | None = None
     recipe: str | None = None
     show: str | None = None
+    gone: bool = False  # what was deleted too: nobody is shown that, but it keeps its place and its name
 
     def covers(self) -> ColumnElement[bool]:
         bounds = ((jobs.c.tenant, self.tenant), (jobs.c.recipe, self.recipe), (jobs.c.show, self.show))
-        return and_(jobs.c.deleted_us.is_(None), *(column == value for column, value in bounds if value is not None))
+        there = true() if self.gone else jobs.c.deleted_us.is_(None)
+        return and_(there, *(column == value for column, value in bounds if value is not None))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,9 +116,10 @@ def page(connection: Connection, sight: Sight, *, after: str | None, limit: int,
 
 
 def beyond(connection: Connection, sight: Sight, after: str, *, newest_first: bool) -> ColumnElement[bool]:
-    """Of the jobs that follow `after` in the order of their creation. Raises NotFound for an unknown `after`."""
+    """Of the jobs that follow `after`, which may be deleted by now, in the order of their creation. Raises NotFound for
+    an unknown `after`."""
     mark = connection.execute(
-        select(jobs.c.created_us, jobs.c.id).where(jobs.c.id == after, sight.covers())
+        select(jobs.c.created_us, jobs.c.id).where(jobs.c.id == after, replace(sight, gone=True).covers())
     ).one_or_none()
     if mark is None:
         raise NotFound(f"no job {after}", field="after")

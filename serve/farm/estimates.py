@@ -91,4 +91,5 @@ async def create(request: Request, caller: Asker) -> Estimate:
     if plan is None:
         raise InvalidInput("kind says what the body is of", field="kind", remedy=f"use {', '.join(KINDS)}")
     job, graph = await plan(service, fields)
+    job.check_in_time(service.ledger.clock.now_us())
     return await off_the_loop(lambda: answer(str(kind), service.foresight().forecast(kinds_of(graph), tier=job.tier)))

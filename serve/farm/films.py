@@ -21,6 +21,7 @@ from cluster.graph import TaskSpec
 from cluster.ledger import films
 from cluster.ledger.films import Film as FilmRow
 from cluster.ledger.jobs import JobSpec
+from cluster.ledger.keys import Scope
 from pipelines.recipes import film as recipe
 from pipelines.script import Script
 from serve import bodies, submission
@@ -203,7 +204,8 @@ async def script(request: Request, caller: Reader, film_id: str) -> Response:
 )
 async def rewrite(request: Request, caller: Generator, film_id: str, after: BackgroundTasks) -> Film:
     """Films another script on the same terms: shots that are in both are not drawn again. What still runs of the
-    revision before is canceled, but for work that this one needs too. The same script again changes nothing."""
+    revision before is canceled, but for work that this one needs too. The same script again changes nothing, but that a
+    film which failed or was canceled goes on."""
     service = service_of(request)
     film = await found(service, caller, film_id)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
@@ -305,8 +307,9 @@ def _id(text: str) -> str:
 def editor(service: Service, caller: Caller, film_id: str) -> Editor:
     key = caller.key
     read = reader(service, caller, film_id)
-    limits: dict[str, Any] = {"most_in_flight_s": key.in_flight_s, "only_show": key.show}
-    return Editor(service.ledger, service.catalog, read, service.foretold, **limits)
+    limits: dict[str, Any] = {"most_in_flight_s": key.in_flight_s, "only_show": key.show, "key": key.id}
+    may_draw = key.may([Scope.GENERATE])
+    return Editor(service.ledger, service.catalog, read, service.foretold, may_draw=may_draw, **limits)
 
 
 async def found(service: Service, caller: Caller, film_id: str) -> FilmRow:

@@ -59,7 +59,8 @@ async def content(
 
 @router.post("/{take_id}/circle", operation_id="circle_take", response_model=Take, responses=REVISING)
 async def circle(request: Request, caller: Stopper, take_id: str, after: BackgroundTasks) -> Take:
-    """Chooses the take for its shot: the film is cut again with it, and nothing else is made again."""
+    """Chooses the take for its shot: the film is cut again with it, and nothing else is made again. A film that has
+    failed goes on with it: what was lost is drawn again, for which a key needs `generate`."""
     service = service_of(request)
     film, task = await _found(service, caller, take_id)
     await off_the_loop(lambda: editor(service, caller, film.id).circle(task["key"]))

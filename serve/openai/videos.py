@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -146,10 +147,14 @@ async def cancel(request: Request, caller: Stopper, video_id: str, after: Backgr
 async def remix(request: Request, caller: Generator, video_id: str, after: BackgroundTasks) -> Video:
     """A completed video again with another prompt: all else is as it was, the seed too, if none is given."""
     service = service_of(request)
-    source = await _found(service, caller, video_id)
+    source = await _found(service, caller, video_id, gone=True)
     fields = await bodies.fields(request, wait_s=service.settings.http_read_s)
     asked = schemas.checked(schemas.RemixRequest, fields)
-    _completed(source)
+    gone = source.job.deleted_us is not None
+    if not gone:
+        _completed(source)
+    elif not source.job.spec:  # it is erased
+        raise _missing()
     brief = clip.Brief.from_json(source.job.spec)
     again = schemas.VideoRequest(
         prompt=asked.prompt,
@@ -162,7 +167,7 @@ async def remix(request: Request, caller: Generator, video_id: str, after: Backg
         metadata=source.job.request.get("metadata"),
     )
     more = {"remix_of": named(source.job.id, "video")}
-    return await _submitted(service, request, caller, after, again, more, frame=brief.first_frame)
+    return await _submitted(service, request, caller, after, again, more, frame=brief.first_frame, gone=gone)
 
 
 @router.get(
@@ -246,19 +251,24 @@ async def _submitted(
     *,
     frame: str | None = None,
     reference: Reference | None = None,
+    gone: bool = False,
 ) -> Video:
-    """`frame` is a first frame that is kept, `reference` the way to one that is not: that makes two requests equal."""
+    """`frame` is a first frame that is kept, `reference` the way to one that is not: that makes two requests equal.
+    Nothing is made anew from what is `gone`."""
     kept = {name: value for name, value in (("metadata", asked.metadata), ("user", asked.user)) if value}
     more = {**kept, **more}
     fields = asked.model_dump(mode="json", exclude_none=True, exclude={"input_reference"}) | more
     if reference is not None:
         fields["input_reference"] = reference
     question = submission.asked(request, caller, service, fields)
-    if reference is not None:
-        job, _ = await planned(service, asked, more, frame=first_frames.UNSEEN)  # refused before anything is fetched
+    if reference is not None or gone:
+        unseen = frame if reference is None else first_frames.UNSEEN
+        job, _ = await planned(service, asked, more, frame=unseen)  # refused before anything is fetched
         before = await submission.before(service, caller, question, job)
         if before is not None:
             return await _taken_on(service, request, caller, before)
+        if reference is None:
+            raise _missing()
         frame = await first_frames.kept(service, caller, reference, clip.Brief.from_json(job.spec).sides)
     job, graph = await planned(service, asked, more, frame=frame)
     outcome, created = await submission.submit(service, caller, question, job, graph)
@@ -270,7 +280,7 @@ async def _submitted(
 async def _taken_on(service: Service, request: Request, caller: Caller, outcome: Outcome) -> Video:
     taken = outcome.job
     if await prefer.waited(request, caller, taken.id, seen=taken.seq, over=taken.over):
-        with contextlib.suppress(Unavailable):  # it is taken on: that is no error any more
+        with contextlib.suppress(NotFound, Unavailable):  # it is taken on: that is no error any more
             outcome = await _found(service, caller, named(outcome.job.id, "video"))
     return await _answered(request, outcome)
 
@@ -324,13 +334,17 @@ def _seconds(asked: schemas.VideoRequest, model: str, limits: Limits) -> float:
     return seconds
 
 
-async def _found(service: Service, caller: Caller, video_id: str) -> Outcome:
-    """Raises NotFound, for what is not there and for what is somebody else's alike."""
-    job_id, sight = path_id(video_id, "video"), caller.sight(RECIPE)
+async def _found(service: Service, caller: Caller, video_id: str, *, gone: bool = False) -> Outcome:
+    """Raises NotFound, for what is not there and for what is somebody else's alike; `gone` finds deleted ones."""
+    job_id, sight = path_id(video_id, "video"), replace(caller.sight(RECIPE), gone=gone)
     try:
         return await off_the_loop(lambda: service.ledger.view(lambda c: outcomes.find(c, sight, job_id)))
     except NotFound as error:
-        raise NotFound("no such video", field="video_id", remedy="GET /v1/videos lists them") from error
+        raise _missing() from error
+
+
+def _missing() -> NotFound:
+    return NotFound("no such video", field="video_id", remedy="GET /v1/videos lists them")
 
 
 def _completed(outcome: Outcome) -> None:

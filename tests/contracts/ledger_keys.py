@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound, RateLimited
-from cluster.ledger import keys, outcomes
+from cluster.errors import FailureClass, IllegalMove, InvalidInput, NotFound, RateLimited, Unauthenticated
+from cluster.ledger import films, keys, outcomes
+from cluster.ledger.films import Change
 from cluster.ledger.jobs import Terms
 from cluster.ledger.keys import Key, KeySpec, Scope
 from cluster.ledger.outcomes import Sight
@@ -148,6 +149,37 @@ def test_what_is_yet_to_expand_counts_what_it_will_bring_until_that_is_there(des
     desk.ledger.submit(brief(tenant="other"), [task("small", weight=10.0)], small)
 
 
+@pytest.mark.parametrize("end", ["revoked", "erased"])
+def test_work_whose_key_went_while_it_was_on_its_way_is_not_taken(desk: LedgerDesk, end: str) -> None:
+    key, other = (
+        desk.ledger.create_key(KeySpec(tenant="rival", name=name, scopes=(Scope.GENERATE,)))[0] for name in ("a", "b")
+    )
+    film, _ = desk.ledger.submit_film(
+        brief(tenant="rival", request={"key": other.id}), [task("a")], Terms(key=other.id)
+    )
+    desk.ledger.revoke_key(other.id)  # who goes on with its film has another one
+
+    def revise() -> None:
+        job = desk.ledger.view(lambda c: films.read(c, film)).now.job
+        spec = films.same_job(job, brief())
+        desk.ledger.revise_film(
+            Change(film_id=film, of_job=job.id, reason="script", spec=spec, graph=[task("a")], key=key.id)
+        )
+
+    revise()
+    if end == "revoked":
+        desk.ledger.revoke_key(key.id)
+        with pytest.raises(Unauthenticated):
+            revise()
+    else:
+        desk.ledger.close_tenant("rival")
+    for submit in (desk.ledger.submit, desk.ledger.submit_film):
+        with pytest.raises(Unauthenticated):
+            submit(brief(tenant="rival"), [task("a")], Terms(key=key.id))
+    assert len(desk.ledger.jobs()) == 2
+    desk.check()
+
+
 def test_an_equal_request_that_calls_itself_a_retry_is_the_same_job(desk: LedgerDesk) -> None:
     def ask(*, retry: bool = False, key: str = "k1", asked: str = "a" * 64) -> tuple[str, bool]:
         spec = brief(asked=asked, request={"key": key, **({"retry": True} if retry else {})})
@@ -231,6 +263,25 @@ def test_pages_hold_each_job_once_even_when_many_came_at_one_instant(desk: Ledge
     with pytest.raises(NotFound) as refused:
         desk.ledger.view(lambda c: outcomes.page(c, SIGHT, after="job_none", limit=2, newest_first=True))
     assert refused.value.field == "after"
+
+
+@pytest.mark.parametrize("newest_first", [True, False], ids=["newest", "oldest"])
+def test_a_page_goes_on_after_what_was_deleted_meanwhile(desk: LedgerDesk, newest_first: bool) -> None:
+    made = [desk.ledger.submit_film(brief(), [task("a")])[0] for _ in range(3)]
+    first, second, third = sorted(made, reverse=newest_first)
+    jobs = {film: film.replace("film_", "job_") for film in made}
+    for film in (first, second):
+        desk.ledger.delete_film(film)
+    order: dict[str, Any] = {"limit": 2, "newest_first": newest_first}
+    page = desk.ledger.view(lambda c: outcomes.page(c, SIGHT, after=jobs[second], **order))
+    assert [outcome.job.id for outcome in page.outcomes] == [jobs[third]]
+    some, _ = desk.ledger.view(lambda c: films.page(c, SIGHT, after=second, **order))
+    assert [film.id for film in some] == [third]
+    other = Sight(tenant="other", recipe=SIGHT.recipe)
+    with pytest.raises(NotFound):
+        desk.ledger.view(lambda c: outcomes.page(c, other, after=jobs[second], **order))
+    with pytest.raises(NotFound):
+        desk.ledger.view(lambda c: films.page(c, other, after=second, **order))
 
 
 def test_an_outcome_tells_files_cost_and_what_broke(desk: LedgerDesk) -> None:

@@ -214,6 +214,18 @@ def test_an_answer_waits_for_the_end_if_that_is_preferred(working: Working, desk
     assert not desk.app.state.service.feed._listeners
 
 
+def test_a_video_that_is_deleted_while_its_answer_waits_was_taken_on(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):
+    async def deleted(*_: Any, **__: Any) -> bool:
+        for job in desk.ledger.jobs():
+            desk.ledger.delete_job(job.id)
+        return True
+
+    monkeypatch.setattr("serve.prefer.waited", deleted)
+    taken = desk.create()
+    assert taken["status"] == "queued"
+    assert desk.ask("GET", f"/v1/videos/{taken['id']}").status_code == 404
+
+
 def test_a_still_is_answered_at_once_if_that_is_preferred(desk: FrontDesk):
     answer = desk.ask("POST", "/v1/images/generations", json={"prompt": BOAT}, headers={"Prefer": "respond-async"})
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "respond-async")
@@ -359,7 +371,8 @@ def test_a_key_that_follows_too_many_jobs_is_told_so_and_others_are_not(
         assert [next(one).name for one in told] == ["status", "status"]
         refused = desk.ask("GET", f"{path}/events")
         assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
-        assert desk.ask("GET", path, headers={"Prefer": "wait=60"}).json()["status"] == "queued"
+        at_once = desk.ask("GET", path, headers={"Prefer": "wait=60"})
+        assert (at_once.json()["status"], at_once.headers.get("preference-applied")) == ("queued", None)
         other = followers.enter_context(stream(f"{url}{path}/events", desk.key()))
         assert next(other).name == "status"
 

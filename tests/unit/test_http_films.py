@@ -16,6 +16,8 @@ from actors.contract import Json
 from cluster import media
 from cluster.budgets import BudgetSpec, Scope
 from cluster.errors import LedgerUnavailable
+from cluster.ledger.keys import Scope as KeyScope
+from cluster.states import Move
 from tests.cutting_engine import CuttingEngine
 from tests.front_desk import CATALOG, FrontDesk, Working, front_desk
 from tests.picture_engine import PictureEngine
@@ -314,6 +316,34 @@ def test_who_was_quicker_is_not_overwritten(desk: FrontDesk, monkeypatch: pytest
     now = look(desk, film)
     assert [key for key, take in takes(now).items() if take["circled"]] == ["sh010.t2", "sh020.t2"]
     assert seen == ["circled sh010.t2", "circled sh020.t2", "circled sh010.t2"]
+
+
+def test_a_cancelled_film_goes_on_by_its_script_and_by_no_verdict(desk: FrontDesk):
+    script = script_of(CATALOG, "boat", "fish")
+    film = create(desk, script=script, takes=2, review=True)
+    desk.ask("POST", f"/v1/films/{film['id']}/cancel")
+    for what in ("circle", "approve"):
+        refused = verb(desk, takes(film)["sh010.t2"], what)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "illegal_move")
+        assert "put its script again to go on" in refused.json()["error"]["message"]
+    assert len(look(desk, film)["revisions"]) == 1
+    assert len(desk.ask("PUT", f"/v1/films/{film['id']}/script", json=script).json()["revisions"]) == 2
+
+
+def test_who_circles_a_take_needs_generate_only_if_something_is_drawn_for_it(desk: FrontDesk):
+    operates = desk.key(KeyScope.OPERATE)
+    film = create(desk, script=script_of(CATALOG, "boat"), takes=2)
+    first, second = takes(film).values()
+
+    def circle(take: Json, key: str) -> int:
+        return int(desk.ask("POST", f"/v1/takes/{take['id']}/circle", key=key).status_code)
+
+    assert circle(second, operates) == 200  # what waits in one revision waits in the next
+    [lost] = [task for task in desk.ledger.tasks(look(desk, film)["revisions"][1]["job"]) if task["key"] == "sh010.t2"]
+    desk.ledger.move_task(lost["id"], Move.CANCEL, reason="lost")
+    assert circle(first, operates) == 403  # the lost one would be drawn again
+    assert len(look(desk, film)["revisions"]) == 2
+    assert circle(first, desk.secret) == 200
 
 
 def goes_away_after(desk: FrontDesk, method: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from cluster.settings import Settings
 from cluster.store.directory import DirectoryStore
 from serve import envelope
 from serve.office import Verb
+from serve.openai.schemas import due_us
 from tests.front_desk import BOAT, CATALOG, FrontDesk, front_desk
 from tests.ledger_desk import task
 from tests.scripts import script_of
@@ -481,6 +483,39 @@ def test_a_ledger_that_goes_away_after_the_commit_makes_no_error(desk: FrontDesk
     assert (video["status"], video["progress"], video["seed"], video["size"]) == ("queued", 0, 7, "512x512")
     monkeypatch.undo()
     assert desk.ask("GET", f"/v1/videos/{video['id']}").json()["id"] == video["id"]
+
+
+@pytest.mark.parametrize(("route", "field"), [("videos", "prompt"), ("films", "logline")], ids=["video", "film"])
+def test_a_request_that_comes_again_after_its_deadline_is_the_same(desk: FrontDesk, route: str, field: str):
+    body = {field: BOAT, "deadline": "2150-01-01T00:00:00Z"}
+
+    def ask(name: str) -> Any:
+        return desk.ask("POST", f"/v1/{route}", json=body, headers={"Idempotency-Key": name})
+
+    first = ask("k1")
+    desk.ledger.clock = ManualClock(due_us(datetime(2150, 1, 1, tzinfo=UTC)) or 0)
+    assert (ask("k1").json()["id"], error_of(ask("k2"))["param"]) == (first.json()["id"], "deadline")
+    assert len(desk.ledger.jobs()) == 1
+
+
+@pytest.mark.parametrize("route", ["videos", "images/generations", "films"])
+def test_what_is_asked_for_while_its_tenant_is_erased_is_not_taken_on(
+    desk: FrontDesk, monkeypatch: pytest.MonkeyPatch, route: str
+):
+    method = "submit_film" if route == "films" else "submit"
+    submit = getattr(desk.ledger, method)
+
+    def late(*args: Any) -> Any:
+        assert desk.ledger.close_tenant("rival") == []
+        return submit(*args)
+
+    monkeypatch.setattr(desk.ledger, method, late)
+    body = {"logline" if route == "films" else "prompt": BOAT}
+    refused = desk.ask(
+        "POST", f"/v1/{route}", key=desk.key(tenant="rival"), json=body, headers={"Prefer": "respond-async"}
+    )
+    assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
+    assert desk.ledger.jobs() == []
 
 
 def test_a_ledger_that_is_away_is_said_with_when_to_ask_again(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch):

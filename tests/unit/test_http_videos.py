@@ -145,6 +145,23 @@ def test_a_remix_is_for_the_same_purpose(working: Working):
     assert working.farm.ledger.job(made.id.replace("video_", "job_")).tier == "batch"
 
 
+def test_a_remix_that_comes_again_is_the_same_though_its_source_was_deleted(working: Working):
+    client, desk = working.desk.openai(), working.desk
+    first = client.videos.create_and_poll(prompt=BOAT, extra_body={"seed": 13}, poll_interval_ms=20)
+
+    def ask(name: str) -> Any:
+        body = {"prompt": "a blue fish drifts on a coral reef"}
+        return desk.ask("POST", f"/v1/videos/{first.id}/remix", json=body, headers={"Idempotency-Key": name})
+
+    made = ask("r1").json()["id"]
+    client.videos.delete(first.id)
+    assert ask("r1").json()["id"] == made
+    missing = ask("r2")
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "video_id")
+    working.farm.ledger.erase_job(first.id.replace("video_", "job_"))
+    assert ask("r1").status_code == 404
+
+
 def test_progress_follows_the_denoise_steps_and_a_cancelled_video_ends_the_wait(working: Working):
     desk, working.engine.at_half = working.desk, threading.Event()
     try:
@@ -210,6 +227,9 @@ def test_the_client_pages_through_a_list_and_deletes(desk: FrontDesk):
     assert (missing.value.code, missing.value.param) == ("not_found", "video_id")
     assert missing.value.request_id is not None
     assert desk.ledger.job(made[1].replace("video_", "job_")).state == "canceled"
+    for video in client.videos.list(limit=2):
+        client.videos.delete(video.id)
+    assert client.videos.list().data == []
 
 
 @pytest.mark.parametrize(
