@@ -13,8 +13,9 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpcore
@@ -29,6 +30,8 @@ MAX_URL_CHARS = 2000
 _NAME = re.compile(r"(?!.*\.[0-9][0-9a-fx]*\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z0-9-]{2,63}")
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 """A host of one's own network; one that begins with a digit might be an address in disguise."""
+_NAMES = ThreadPoolExecutor(64, thread_name_prefix="names")
+"""A name server that hangs holds one of these, and none of the threads in which everybody else waits for the ledger."""
 PUBLIC_IPV6 = IPv6Network("2000::/3")
 NOT_PUBLIC = (
     IPv4Network("168.63.129.16/32"),  # Azure's own services, at a public address
@@ -48,7 +51,8 @@ class Fetched:
 
 
 async def system_resolve(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_NAMES, look)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 

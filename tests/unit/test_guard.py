@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -18,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from cluster.errors import InvalidInput
 from cluster.settings import Settings
-from serve.guard import Guard, is_of_a_network, is_public
+from serve.guard import Guard, is_of_a_network, is_public, system_resolve
 
 T = TypeVar("T")
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png; x=y\r\nContent-Length: 5\r\n\r\nhello"
@@ -329,3 +330,23 @@ def test_the_settings_open_it():
     assert only.check("https://example.com:8443/", field="url").port == 8443
     with pytest.raises(InvalidInput, match="port 443"):
         only.check("https://example.com/", field="url")
+
+
+def test_name_servers_that_hang_hold_no_thread_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    def hang(host: str, port: int, *_: Any, **more: Any) -> list[Any]:
+        assert answers.wait(60)
+        return [(None, None, None, "", ("192.0.2.1", port))]
+
+    async def asked() -> list[Sequence[str]]:
+        looks = [asyncio.create_task(system_resolve(f"{n}.example.org", 443)) for n in range(48)]
+        await asyncio.sleep(0)  # they are asked
+        try:
+            await asyncio.wait_for(asyncio.to_thread(lambda: None), 30)
+        finally:
+            answers.set()
+        return await asyncio.gather(*looks)
+
+    monkeypatch.setattr("serve.guard.socket.getaddrinfo", hang)
+    assert asyncio.run(asked()) == [["192.0.2.1"]] * 48
