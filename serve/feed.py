@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from serve.service import Service
 
 log = logging.getLogger(__name__)
+END_LOOK_S = 0.25
 MOST_LISTENERS = 128
 """Each of them holds one of the requests that a replica works on: as many again are for all that is over soon."""
 MOST_OF_A_KEY = 64
@@ -119,7 +120,8 @@ class Feed:
         self._listeners.add(listener)
         if not self._tasks:
             self._woken, self._moving = asyncio.Event(), {}
-            self._tasks = [asyncio.create_task(self._look_on()), asyncio.create_task(self._hear())]
+            work = (self._look_on(), self._hear(), self._see_the_end())
+            self._tasks = [asyncio.create_task(one) for one in work]
         self._woken.set()
         try:
             yield listener
@@ -139,10 +141,7 @@ class Feed:
             began_s, behind = time.monotonic(), False
             self._woken.clear()
             try:
-                if self.draining():
-                    self.end_all()
-                else:
-                    behind = await self._look()
+                behind = await self._look()
             except Unavailable:
                 pass  # the ledger is away for a moment: nobody knows any news
             except Exception:
@@ -152,6 +151,13 @@ class Feed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0 if behind else self.pace.look_s):
                     await self._woken.wait()
+
+    async def _see_the_end(self) -> None:
+        """Beside the looks: a ledger that is slow, or away, must not keep streams open until they are cut off."""
+        while True:
+            if self.draining():
+                self.end_all()
+            await asyncio.sleep(END_LOOK_S)
 
     async def _look(self) -> bool:
         """Tells all who wait what they do not know; whether there is more to tell them at once."""

@@ -90,6 +90,39 @@ def test_who_knows_the_end_is_told_nothing_more(working: Working):
     assert whole.text.count("event: ") == 1
 
 
+def test_a_replica_that_is_stopped_ends_its_streams_while_the_ledger_hangs(
+    desk: FrontDesk, monkeypatch: pytest.MonkeyPatch
+):
+    look = following.look
+    begun, hangs, answers, ended = (threading.Event() for _ in range(4))
+    feed, path = desk.app.state.service.feed, f"/v1/videos/{desk.create()['id']}/events"
+
+    def hanging(*args: Any, **more: Any) -> following.Look:
+        if begun.is_set():
+            hangs.set()
+            assert answers.wait(60)
+        return look(*args, **more)
+
+    def follow(url: str) -> None:
+        with stream(f"{url}{path}", desk.secret) as told:
+            for _ in told:
+                begun.set()
+        ended.set()
+
+    monkeypatch.setattr(following, "look", hanging)
+    with served(desk.app) as url:
+        follower = threading.Thread(target=follow, args=(url,))
+        follower.start()
+        try:
+            assert hangs.wait(30)
+            feed.draining = lambda: True
+            assert ended.wait(30), "the stream was not ended"
+        finally:
+            answers.set()
+            feed.draining = lambda: True
+            follower.join()
+
+
 @pytest.mark.parametrize("mark", ["-1", "x", "99", "1e3", "9" * 30, "\u0662"])
 def test_an_event_that_never_was_is_a_mistake(desk: FrontDesk, mark: str):
     path = f"/v1/videos/{desk.create()['id']}/events"
