@@ -27,7 +27,7 @@ def test_a_scrape_of_a_hundred_thousand_jobs(tmp_path: Path) -> None:
     desk = LedgerDesk(f"sqlite:///{tmp_path}/ledger.db")
     for n in range(40):
         desk.run(desk.submit(task(f"t{n}"), show=f"show{n}"), f"t{n}")
-    desk.ledger.view(fill)
+    desk.ledger.database.transaction(fill)
     scrape = Scrape(desk.ledger, Queue(desk.ledger).look)
     first_s, later_s, plain_s = seconds(lambda: list(scrape.collect())), [], []
     for _ in range(5):
