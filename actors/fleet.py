@@ -40,6 +40,7 @@ DISPATCHER = "dispatcher"
 CALL_S = 30.0
 MAX_SPAWNS_IN_A_ROW = 5
 BROKE_S = 5.0
+"""A pause after what nobody foresaw, so that no log is filled with it."""
 CHATS = 32
 """Chats that a worker hands to its engine at once; more wait for one of them to end."""
 ENGINES = {

@@ -155,6 +155,19 @@ class LedgerDesk:
     def interrupt(self, leased: Leased, **facts: Any) -> Answer:
         return self.ledger.interrupt(self.term, **leased.who, facts=facts)
 
+    def run_in_two(self, job: str, key: str) -> tuple[Leased, Leased]:
+        """Nine seconds of it, and after an interruption, from a checkpoint, the tenth: both attempts."""
+        half = self.lease(job, key)
+        self.clock.advance(9)
+        checkpoint = f"studio/attempts/{half.attempt_id}/checkpoint-1"
+        self.interrupt(half, checkpoint=checkpoint)
+        last = self.lease(job, key)
+        self.clock.advance(1)
+        receipt = f"studio/attempts/{last.attempt_id}/receipt.json"
+        made: dict[str, Any] = {"files": [file("x")], "result": {}, "facts": {"resumed_from": checkpoint}}
+        assert self.ledger.commit(self.term, **last.who, receipt_key=receipt, **made) is Answer.ACCEPTED
+        return half, last
+
     def run(self, job: str, key: str, *, seconds: float = 1.0, **more: Any) -> Leased:
         leased = self.lease(job, key)
         self.clock.advance(seconds)

@@ -124,16 +124,7 @@ def test_what_attempts_said_goes_and_their_rows_stay_as_the_bill_does(desk: Ledg
 def test_what_attempts_taught_cost_and_left_is_known_when_what_they_said_is_gone(desk: LedgerDesk) -> None:
     job = desk.submit(task("whole"), task("part"))
     desk.run(job, "whole", seconds=10)
-    half = desk.lease(job, "part")
-    desk.clock.advance(9)
-    key = f"studio/attempts/{half.attempt_id}/checkpoint-1"
-    desk.interrupt(half, checkpoint=key)
-    last = desk.lease(job, "part")
-    desk.clock.advance(1)
-    desk.ledger.commit(
-        desk.term, **last.who, receipt_key=f"studio/attempts/{last.attempt_id}/receipt.json", files=[file("x")],
-        result={}, facts={"resumed_from": key},
-    )  # fmt: skip
+    half, last = desk.run_in_two(job, "part")
     desk.clock.advance(1)
     now_us, ids = desk.clock.now_us(), [half.attempt_id, last.attempt_id]
 

@@ -400,15 +400,6 @@ def test_who_follows_jobs_is_told_what_came_later_and_how_they_stand(desk: Ledge
 def test_who_went_on_from_a_checkpoint_teaches_nothing_and_others_on_what_they_ran(desk: LedgerDesk) -> None:
     job = desk.submit(task("whole"), task("part"))
     desk.run(job, "whole", seconds=10)
-    half = desk.lease(job, "part")
-    desk.clock.advance(9)
-    key = f"studio/attempts/{half.attempt_id}/checkpoint-1"
-    desk.interrupt(half, checkpoint=key)
-    last = desk.lease(job, "part")
-    desk.clock.advance(1)
-    desk.ledger.commit(
-        desk.term, **last.who, receipt_key=f"studio/attempts/{last.attempt_id}/receipt.json", files=[file("x")],
-        result={}, facts={"resumed_from": key},
-    )  # fmt: skip
+    desk.run_in_two(job, "part")
     found = desk.ledger.view(history.samples)
     assert [(sample.actual_s, sample.accelerator) for sample in found] == [(10.0, "cpu")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.accelerators import Fleet
-from cluster.errors import FarmError
+from cluster.errors import FarmError, LedgerUnavailable, Unavailable
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
 from serve import supervisor
@@ -24,10 +24,14 @@ class Crews:
         self.wanted: list[str] = []
         self.render = threading.Event()
         self.num_breaks = 0
+        self.started = False
         self.broken: dict[str, FarmError] = {}
 
     def start(self) -> None:
-        """Nothing is to be started."""
+        """Once, as a dispatcher that is there already is in the way of another."""
+        if self.started:
+            raise Unavailable("another dispatcher is at work")
+        self.started = True
 
     def stop(self, timeout_s: float) -> None:
         """Nothing is to be stopped."""
@@ -75,6 +79,25 @@ def test_work_finds_workers_though_the_cluster_broke_when_it_was_asked(
     crews.num_breaks = 2
     standing()
     assert crews.render.wait(30), "nobody was wanted after the cluster broke"
+
+
+def test_a_ledger_that_goes_away_while_the_farm_starts_is_waited_for(
+    sqlite_url: str, crews: Crews, standing: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = LedgerDesk(sqlite_url)
+    desk.submit(task("shot", role="render", model="house-video"))
+    desk.close()
+    away = [True]
+
+    def away_once(url: str) -> Ledger:
+        if away:
+            away.pop()
+            raise LedgerUnavailable("the ledger does not answer")
+        return Ledger(url)
+
+    monkeypatch.setattr(supervisor, "Ledger", away_once)
+    standing()
+    assert crews.render.wait(30), "the farm never began"
 
 
 def test_webhooks_are_sent_though_the_deliverer_broke_once(
