@@ -291,7 +291,7 @@ def test_a_video_that_was_canceled_or_deleted_is_said_to_be(place: Place):
     thread_found: list[Result] = []
     thread = threading.Thread(target=lambda: thread_found.extend(place.run()))
     thread.start()
-    place.until(lambda: len(place.ledger.jobs()) == 3)
+    place.until(lambda: place.wire.answered[CREATE] == 3)
     ids = {job.request["metadata"]["line"]: job.id for job in place.ledger.jobs()}
     place.ledger.cancel_job(ids["stopped"])
     place.ledger.delete_job(ids["gone"])
@@ -382,9 +382,8 @@ def test_a_batch_that_is_told_to_stop_leaves_its_videos_going_and_says_how_to_co
     place.engine.goes_on.clear()
     place.lines(*({"prompt": BOAT} for _ in range(3)))
     process = place.process(*module)
-    place.until(
-        lambda: len((place.out / "submitted.jsonl").read_text().splitlines()) == 3 if place.out.exists() else False
-    )
+    submitted = place.out / "submitted.jsonl"
+    place.until(lambda: submitted.exists() and len(submitted.read_text().splitlines()) == 3)
     process.send_signal(signal.SIGTERM)
     _, complained = process.communicate(timeout=30)
     assert process.returncode == 143

@@ -338,7 +338,7 @@ def test_a_worker_whose_take_was_about_to_be_removed_puts_it_again(
     monkeypatch.setattr("actors.worker.RETRY_AFTER_S", 0.01)
     monkeypatch.setattr(inventory, "CLAIM_US", 200_000)
     with in_process_farm(tmp_path) as farm:
-        collector = Collector(farm.ledger, farm.store)
+        collector = Collector(farm.ledger, farm.store, now_s=lambda: 0.0)
         first = farm.ledger.submit(brief(), [task("a")])[0]
         farm.work_until_over(first, farm.worker(QuickEngine()))
         blob = ReceiptFile(**farm.ledger.tasks(first)[0]["files"][0]).blob

@@ -173,19 +173,28 @@ def test_a_film_is_here_though_a_take_that_is_not_in_it_was_lost(
 
 
 def test_a_film_that_was_stopped_goes_on_by_the_name_of_a_job_that_made_it(
-    working: Working, farm: RemoteFarm, tmp_path: Path
+    working: Working, farm: RemoteFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     made: list[str] = []
+    drawn: list[str] = []
     script = script_of(CATALOG, "car", "bird")
+    goes_on = threading.Event()
+
+    def first_only(prompt: str) -> None:
+        drawn.append(prompt)
+        if len(drawn) > 1:
+            goes_on.wait(60)
 
     def stop(update: Update) -> None:
         if any(task.step == "render" and task.state is State.SUCCEEDED for task in update.tasks):
             made.append(update.job.id)
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(working.engine, "_fails", first_only)
     with pytest.raises(KeyboardInterrupt):
         farm.render(script=script, seed=42, out=tmp_path / "film", on_update=stop)
     assert working.farm.ledger.job(made[0]).state is JobState.CANCELED
+    goes_on.set()
     finished = farm.render(film=made[0].lower()[-12:], out=tmp_path / "film")
     assert finished.job_id != made[0]
     assert finished.path.exists()

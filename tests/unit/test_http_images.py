@@ -11,8 +11,10 @@ from pathlib import Path
 import openai
 import pytest
 from PIL import Image
+from starlette.types import Message, Receive, Scope, Send
 
 from cluster.errors import FailureClass, FarmError, InvalidSpec, JobFailed, StoreUnavailable
+from cluster.settings import Settings
 from tests.front_desk import BOAT, FrontDesk, Working, front_desk
 from tests.picture_engine import PictureEngine
 
@@ -25,7 +27,7 @@ def ends(prompt: str) -> FarmError | None:
 def working(fast_folder: Path) -> Iterator[Working]:
     home = fast_folder / "http-images"
     home.mkdir()
-    working = Working(home, PictureEngine(ends), image_wait_s=1.0)
+    working = Working(home, PictureEngine(ends), image_wait_s=60)
     yield working
     working.close()
 
@@ -70,12 +72,24 @@ def test_an_address_leads_to_the_bytes_for_whoever_has_a_key(working: Working):
 
 def test_a_call_that_waited_too_long_is_sent_again_and_finds_the_same_job(working: Working):
     working.engine.at_half = gate = threading.Event()
-    threading.Timer(1.5, gate.set).start()  # after the first call has given up, before the second does
+    hasty = FrontDesk(working.farm.ledger, working.farm.store, Settings(image_wait_s=0.2))
+    gave_up: list[int] = []
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message.get("status") == 408:
+                gave_up.append(408)
+                gate.set()
+            await send(message)
+
+        await hasty.app(scope, receive, sent)
+
     try:
-        made = working.desk.openai().images.generate(prompt="a blue fish drifts on a coral reef")
+        made = hasty.openai(door, max_retries=50).images.generate(prompt="a blue fish drifts on a coral reef")
     finally:
         gate.set()
         working.engine.at_half = None
+    assert gave_up
     assert made.data is not None
     assert made.data[0].b64_json
     assert [job.title for job in working.farm.ledger.jobs()].count("a blue fish drifts on a coral reef") == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +64,7 @@ def test_a_farm_that_is_being_started_is_waited_for_and_no_second_one_starts(tmp
 
         def told(phase: str) -> None:
             phases.append(phase)
-            threading.Thread(target=farm.say, args=("",)).start()
+            farm.say("")
 
         found = up.start(Settings(home=tmp_path), [], told)
         assert (found.pid, found.ready, phases) == (farm.process.pid, True, ["starting Ray"])
