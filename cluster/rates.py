@@ -115,9 +115,13 @@ def load_rate_card(path: Path | None = None) -> RateCard:
     """The card at `path`, or the one that comes with the project. Raises InvalidSettings naming the line at fault."""
     source = path if path is not None else Path(str(resources.files("cluster") / "rates.yaml"))
     try:
-        data = yaml.safe_load(source.read_text(encoding="utf-8"))
-        version, rows = str(data["version"]), list(data["rates"])
-        metered = {section: list(data.get(section) or ()) for section in ("storage", "egress", "tokens")}
+        # Every value is the text that stands there: prices are exact, and dates are read here. The safe loader reads
+        # none once vLLM was imported, as a package that comes with it changes that loader for the whole process.
+        data = yaml.load(source.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506  # it makes nothing but text
+        version, rows = data["version"], data["rates"]
+        metered = {section: data.get(section) or [] for section in ("storage", "egress", "tokens")}
+        if odd := [name for name, lines in {"rates": rows, **metered}.items() if not isinstance(lines, list)]:
+            raise TypeError(f"{odd[0]} is no list")
         currency = data.get("currency", "USD")
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         remedy = "name a file that is there (FARM_RATE_CARD), written as cluster/rates.yaml is"

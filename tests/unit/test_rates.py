@@ -100,7 +100,7 @@ def test_a_gap_in_the_card_is_said_with_a_remedy(tmp_path: Path, accelerator: st
     "bad",
     [
         *({"usd_per_hour": x} for x in ('"-1"', '".nan"', ".nan", ".inf", '"Infinity"', "free", "true")),
-        *({"since": x} for x in ('"2026-13-01"', "yesterday", "2026-01-01T00:00:00Z")),
+        *({"since": x} for x in ('"2026-13-01"', "2026-13-01", "yesterday", "2026-01-01T00:00:00Z")),
     ],
     ids=str,
 )
@@ -120,7 +120,8 @@ def test_a_bad_line_is_refused_by_its_number(tmp_path: Path, bad: dict[str, str]
         ("version: x\nrates: [a", "cannot read"),
         ("version: x\nrates: [a]", r"rates\[0\]"),
         ("version: x\nrates: [{}]", "it has no 'usd_per_hour'"),
-        ("version: x\nrates: [{since: 2026-13-01}]", "month must be"),
+        ("version: x\nrates:", "rates is no list"),
+        ("version: x\nrates: []\nstorage: {}\negress: free", "egress is no list"),
         ("version: x\ncurrency: EUR\nrates: []", "only USD"),
     ],
 )
