@@ -69,6 +69,7 @@ class Worker:
         self._bench: WorkBench | None = None
         self._made: tuple[MadeFile, ...] = ()  # what the newest attempt has put into the store
         self._sick: str | None = None
+        self._interrupted: str | None = None
         self._meters = meters or Meters()
         self._meters.watch("farm_checkpoint_age_seconds", self._at_stake)
 
@@ -95,6 +96,8 @@ class Worker:
                 order = self._next_order()
                 if order is not None:
                     self._execute(order)
+                else:
+                    self._beat_now.set()  # a drained worker gets nothing, at once: its heart is told to leave
             self._beat_now.set()
             heart.join()
             self._insist(lambda: self._desk.leave(self.facts.id), tries=3)
@@ -108,6 +111,8 @@ class Worker:
 
     def interrupt(self, why: str = "drained") -> None:
         """Stop what runs at its next denoise step, then leave; it uses no retry."""
+        self._interrupted = why
+        self._stopping.set()
         bench = self._bench
         if bench is not None:
             bench.stop(why)
@@ -128,6 +133,8 @@ class Worker:
         scratch.mkdir(parents=True, exist_ok=True)
         bench = WorkBench(order, store=self._store, scratch=scratch, tell=self._beat_now.set, meters=self._meters)
         self._bench = bench
+        if self._interrupted is not None:  # between the lease and now
+            bench.stop(self._interrupted)
         with about(job=order.job_id, task=order.task_id, attempt=order.attempt_id, worker=self.facts.id):
             try:
                 report = self._attempt(order, bench)

@@ -27,6 +27,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call after the end must not start a second Ray
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # a busy laptop takes more than Serve's 5 s
+    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2")  # a dead proxy is replaced after three of them
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import logging
 import os
+import random
 import secrets
 import socket
 import threading
@@ -36,6 +37,8 @@ LOOK_S = 0.25
 DRAIN_S = 25.0
 STREAMS_S = 3.0
 """Streams see in about a second that the farm ends, and end: Serve kills its proxy without waiting for them."""
+OWN_PORTS = (20_000, 30_000)
+"""Below what Linux (32768) and others (49152) give to who asks for any port, beside what Ray takes for itself."""
 METRICS_KEY = "metrics-key"
 RAY_TOKEN = "ray-token"  # noqa: S105  # the name of a file
 
@@ -202,14 +205,15 @@ def _secret(file: Path, text: str) -> Path:
 
 
 def _free_port(asked: int, *, only: bool = False) -> int:
-    """`asked` if it is free, else any that is. Raises InvalidSettings if it has to be that one, and it is not free."""
-    for port in (asked, 0):
+    """`asked` if it is one and free, else any that is. It is bound much later: so rather one that no system gives to
+    somebody else meanwhile. Raises InvalidSettings if it has to be that one, and it is not free."""
+    for port in (*filter(None, [asked]), *random.sample(range(*OWN_PORTS), 20), 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
-                if only:
+                if only and port == asked:
                     raise InvalidSettings(
                         f"port {port} is taken",
                         field="FARM_HTTP_PORT",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete
 
-from actors.contract import Beat, Bench, Json, Made, MadeFile, Outcome, Report, WorkerFacts
+from actors.contract import Beat, Bench, Json, Made, MadeFile, Order, Outcome, Report, WorkerFacts
 from actors.worker import Worker
 from cluster import retention
 from cluster.assets import Receipt, ReceiptFile
@@ -323,6 +323,43 @@ def test_an_interrupted_attempt_uses_no_retry_and_goes_to_another_worker(farm: I
     assert (row["state"], row["failures"]) == (State.READY, {})
     farm.work_until_over(job_id, farm.worker(Engine(endless)))
     assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["interrupted", "succeeded"]
+
+
+def test_an_interruption_between_a_lease_and_its_work_stops_that_work(
+    farm: InProcessFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(bench: Bench) -> None:
+        while True:
+            bench.progress("denoise", 1, 10)
+
+    worker = farm.worker(Engine(endless))
+
+    def told_first(order: Order) -> None:
+        worker.interrupt("its node goes away")
+        worker.execute(order)
+
+    monkeypatch.setattr(worker, "_execute", told_first)
+    job_id = submit(farm, task("a"))
+    worker.start()
+    worker.run()
+    assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["interrupted"]
+
+
+def test_an_idle_worker_that_is_drained_leaves_before_its_next_heartbeat(
+    farm: InProcessFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def present() -> list[WorkerFacts]:
+        return farm.desk.ask(farm.desk.dispatcher.workers())
+
+    worker = farm.worker(Engine())
+    monkeypatch.setattr(worker, "_heartbeat_s", 3600.0)
+    worker.start()
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    farm.wait_for(lambda: [one.id for one in present()] == [worker.facts.id])
+    assert farm.ledger.drain(worker.facts.id, reason="its node is needed")
+    farm.wait_for(lambda: not thread.is_alive())
+    assert present() == []
 
 
 def test_progress_is_in_memory_and_never_an_event(farm: InProcessFarm) -> None:
