@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from actors.catalog import Catalog
 from actors.contract import Engine, Json
+from cluster.clock import Clock
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
@@ -72,9 +73,11 @@ class FrontDesk:
 
 
 @contextmanager
-def front_desk(url: str, home: Path, chat_desk: ChatDesk | None = None, **settings: Any) -> Iterator[FrontDesk]:
+def front_desk(
+    url: str, home: Path, chat_desk: ChatDesk | None = None, *, clock: Clock | None = None, **settings: Any
+) -> Iterator[FrontDesk]:
     """Without a farm: what is submitted waits, and `chat_desk` answers chats."""
-    ledger = Ledger(url, durable=False)
+    ledger = Ledger(url, clock=clock, durable=False)
     try:
         yield FrontDesk(ledger, DirectoryStore(home / "store"), Settings(home=home, **settings), None, chat_desk)
     finally:
