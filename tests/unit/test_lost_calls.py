@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.contract import Beat, Outcome, Report
+from actors.contract import Beat, Bench, Made, Outcome, Report
 from cluster import faults
 from cluster.assets import Receipt, ReceiptFile, checkpoint_key
 from cluster.clock import ManualClock
@@ -54,15 +54,37 @@ def wrong(farm: InProcessFarm) -> list[str]:
     return violations(farm.ledger.log())
 
 
+class Heart(golden.GoldenEngine):
+    """An engine and the desk of its worker: no task ends before a heartbeat was heard. A heart that wakes late, when
+    all is done, does not beat at all."""
+
+    def __init__(self, farm: InProcessFarm) -> None:
+        super().__init__()
+        self._desk, self._heard = farm.desk, threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._desk, name)
+
+    def beat(self, worker_id: str, beats: Sequence[Beat]) -> dict[str, str]:
+        stops = self._desk.beat(worker_id, beats)
+        self._heard.set()
+        return stops
+
+    def run(self, bench: Bench) -> Made:
+        assert self._heard.wait(30)
+        return super().run(bench)
+
+
 @pytest.mark.parametrize("action", [Action.BEFORE, Action.AFTER, Action.TWICE])
 @pytest.mark.parametrize("point", ["worker.join", "worker.lease", "worker.report", "worker.beat", "worker.leave"])
 def test_a_call_of_a_worker_that_goes_wrong_once_changes_nothing(
     farm: InProcessFarm, tmp_path: Path, point: str, action: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.worker.RETRY_AFTER_S", 0.01)
+    heart = Heart(farm)
     job_id = submit(farm, "a", "b")
     faults.arm([Fault(point=point, action=action)], tmp_path / "faults")
-    farm.work_until_over(job_id, farm.worker(golden.GoldenEngine()))
+    farm.work_until_over(job_id, farm.worker(heart, desk=heart))
     assert faults.struck(tmp_path / "faults") == 1
     assert farm.ledger.job(job_id).state is JobState.SUCCEEDED
     assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["succeeded", "succeeded"]
