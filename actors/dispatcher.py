@@ -51,6 +51,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 ALIVE_EVERY_S = 5.0
 TICK_S = 1.0
+REAP_S = 1.0
+"""The longest that a tick, or who tells of a dead worker, waits for those who ask the store after lost attempts."""
 
 
 class _Claim(TypedDict):
@@ -166,9 +168,9 @@ class Dispatcher:
         return known
 
     async def _reaped(self) -> None:
-        """Waits for the reapers, but for no longer than a tick. Raises StaleTerm."""
+        """Waits for the reapers, for a while. Raises StaleTerm."""
         if self._reaping:
-            await asyncio.wait(self._reaping.values(), timeout=TICK_S)
+            await asyncio.wait(self._reaping.values(), timeout=REAP_S)
         for name in [name for name, task in self._reaping.items() if task.done()]:
             self._reaping.pop(name).result()
 
@@ -291,7 +293,7 @@ class Dispatcher:
         lost = [lease for lease in self._leases.values() if lease.worker_id == worker_id]
         losing = [self._reap(one.attempt_id, partial(self._lost, one, why, failure=failure)) for one in lost]
         if losing:
-            await asyncio.wait(losing, timeout=TICK_S)
+            await asyncio.wait(losing, timeout=REAP_S)
         await self._call(lambda: self._ledger.leave(self._term, worker_id))
         self._memory.forget(worker_id)
         self._health.well(worker_id)

@@ -12,6 +12,8 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 from tests import embedded_postgresql
 from tests.seaweedfs import SeaweedFS, seaweedfs
@@ -30,6 +32,8 @@ for name, examples in {"desk": 20, "ci": 300, "ci-postgresql": 100, "chaos": 1_0
         suppress_health_check=NO_HEALTH_CHECK,
     )
 settings.load_profile("desk")
+# It draws from constants of the modules that are imported by then, and these depend on what this process ran before.
+providers._get_local_constants = Constants
 
 
 @pytest.fixture(scope="session")

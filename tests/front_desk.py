@@ -15,6 +15,8 @@ from starlette.testclient import TestClient
 
 from actors.catalog import Catalog
 from actors.contract import Engine, Json
+from cluster.clock import Clock
+from cluster.errors import Unavailable
 from cluster.ledger.keys import KeySpec, Scope
 from cluster.ledger.ledger import Ledger
 from cluster.settings import Settings
@@ -72,9 +74,11 @@ class FrontDesk:
 
 
 @contextmanager
-def front_desk(url: str, home: Path, chat_desk: ChatDesk | None = None, **settings: Any) -> Iterator[FrontDesk]:
+def front_desk(
+    url: str, home: Path, chat_desk: ChatDesk | None = None, *, clock: Clock | None = None, **settings: Any
+) -> Iterator[FrontDesk]:
     """Without a farm: what is submitted waits, and `chat_desk` answers chats."""
-    ledger = Ledger(url, durable=False)
+    ledger = Ledger(url, clock=clock, durable=False)
     try:
         yield FrontDesk(ledger, DirectoryStore(home / "store"), Settings(home=home, **settings), None, chat_desk)
     finally:
@@ -96,8 +100,8 @@ class Working:
         """`beside` are engines of other workers, by their roles; a writer holds the house writer. `chat_desk` chats."""
         self.engine = engine
         self.farm = InProcessFarm(home, store=store)
-        reachable, told = Reachable(self.farm), Settings(home=home, **settings)
-        self.desk = FrontDesk(self.farm.ledger, self.farm.store, told, reachable, chat_desk)
+        self._reachable, told = Reachable(self.farm), Settings(home=home, **settings)
+        self.desk = FrontDesk(self.farm.ledger, self.farm.store, told, self._reachable, chat_desk)
         self._ticking = self.farm.desk.ask(self._tick())
         self.workers = [self.farm.worker(engine, models=("house-video",))]
         for role, other in beside.items():
@@ -113,6 +117,7 @@ class Working:
             worker.stop()
         for thread in self._threads:
             thread.join(timeout=30)
+        self._reachable.close()
         self.farm.desk.ask(self._rest())
         self.farm.close()
 
@@ -125,13 +130,27 @@ class Working:
 
 
 class Reachable:
-    """The farm's dispatcher, as the service asks it."""
+    """The farm's dispatcher, as the service asks it from threads of its own. Who is late is told that it is away: on a
+    loop that has stopped a question is never awaited, which a later test would be warned of."""
 
     def __init__(self, farm: InProcessFarm) -> None:
-        self._farm = farm
+        self._farm, self._closed = farm, False
+        self._poking, self._hearing = threading.Lock(), threading.Lock()
+
+    def close(self) -> None:
+        with self._poking, self._hearing:
+            self._closed = True
 
     def poke(self) -> None:
-        self._farm.desk.ask(self._farm.desk.dispatcher.poke())
+        with self._poking:
+            self._check()
+            self._farm.desk.ask(self._farm.desk.dispatcher.poke())
 
     def progress(self, *job_ids: str) -> list[Json]:
-        return self._farm.desk.ask(self._farm.desk.dispatcher.progress(*job_ids))
+        with self._hearing:
+            self._check()
+            return self._farm.desk.ask(self._farm.desk.dispatcher.progress(*job_ids))
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Unavailable("the farm is closed")

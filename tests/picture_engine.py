@@ -34,7 +34,7 @@ class PictureEngine:
             raise error
         for step in range(spec.num_steps + 1):
             bench.progress("denoise", step, spec.num_steps)
-            while step == spec.num_steps // 2 and self.at_half is not None and not self.at_half.wait(0.02):
+            while step == spec.num_steps // 2 and (gate := self.at_half) is not None and not gate.wait(0.02):
                 bench.progress("denoise", step, spec.num_steps)
         bench.progress("decode", 0, spec.num_frames)
         sides = (spec.height_px, spec.width_px) if self._side_px is None else (self._side_px, self._side_px)

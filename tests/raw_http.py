@@ -101,10 +101,11 @@ def drip(url: str, start: bytes, each: bytes, *, num: int, until: threading.Even
     closed by the other side or `until` is set; b"?" for one that was open still."""
     where = urlsplit(url)
     told = [b"?"] * num
-    open_ = {n: socket.create_connection((where.hostname or "", where.port or 80)) for n in range(num)}
-    for wire in open_.values():
-        wire.settimeout(every_s / num)
-        wire.sendall(start)
+    open_ = dict[int, socket.socket]()
+    for n in range(num):  # each begins at once: the other side waits from when it is connected
+        open_[n] = socket.create_connection((where.hostname or "", where.port or 80))
+        open_[n].sendall(start)
+        open_[n].settimeout(every_s / num)
     while open_ and not until.is_set():
         for n, wire in list(open_.items()):
             try:

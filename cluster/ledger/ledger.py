@@ -83,7 +83,7 @@ class Ledger:
     ) -> None:
         self.database = Database(url, durable=durable)
         self.clock = clock or SystemClock()
-        self._seen = (self.clock.now_us(), self.clock.monotonic_s())
+        self._seen = self._look_at_clocks()
         self._watching = threading.Lock()
         self._new_id = new_id or (lambda: str(ULID()).lower())
         self.database.migrate()
@@ -105,7 +105,7 @@ class Ledger:
     def _watch_clock(self, term: int) -> None:
         """A machine that slept, or a clock that was set, neither bills anybody nor moves a back-off."""
         with self._watching:
-            wall_us, mono_s = self.clock.now_us(), self.clock.monotonic_s()
+            wall_us, mono_s = self._look_at_clocks()
             jumped_us = wall_us - self._seen[0] - round((mono_s - self._seen[1]) * 1e6)
             if abs(jumped_us) > JUMP_US:
 
@@ -116,6 +116,13 @@ class Ledger:
                 self.database.transaction(rebase, repeatable=False)
                 say(log, "The wall clock jumped.", action="clock.jump", level=logging.WARNING, seconds=jumped_us / 1e6)
             self._seen = (wall_us, mono_s)
+
+    def _look_at_clocks(self) -> tuple[int, float]:
+        """Both at one instant: a thread that was stopped between two looks would take that for a jump."""
+        while True:
+            before_s, wall_us, mono_s = self.clock.monotonic_s(), self.clock.now_us(), self.clock.monotonic_s()
+            if (mono_s - before_s) * 1e6 < JUMP_US / 2:
+                return wall_us, mono_s
 
     # What anybody may do
 

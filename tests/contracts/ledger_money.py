@@ -134,6 +134,26 @@ def test_a_clock_that_is_set_bills_nobody(desk: LedgerDesk, jump_s: float) -> No
     desk.check()
 
 
+def test_a_thread_that_was_stopped_between_looks_at_two_clocks_bills_nobody(
+    desk: LedgerDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = desk.submit(task("a"))
+    leased = desk.lease(job, "a")
+    desk.clock.advance(5)
+    look, stops_s = desk.clock.now_us, iter([0.0, 10.0])  # the report's own look at the time, and the watch's
+
+    def stopped_after() -> int:
+        now_us = look()
+        desk.clock.advance(next(stops_s, 0.0))
+        return now_us
+
+    monkeypatch.setattr(desk.clock, "now_us", stopped_after)
+    assert desk.commit(leased) is Answer.ACCEPTED
+    assert desk.spent("busy") == 5 * S1
+    assert list(stops_s) == []
+    desk.check()
+
+
 def test_a_clock_set_back_while_no_dispatcher_looked_makes_no_negative_bill(desk: LedgerDesk) -> None:
     job = desk.submit(task("a"))
     leased = desk.lease(job, "a")

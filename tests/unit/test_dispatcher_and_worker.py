@@ -15,6 +15,7 @@ from actors.contract import Beat, Bench, Json, Made, MadeFile, Order, Outcome, R
 from actors.worker import Worker
 from cluster import retention
 from cluster.assets import Receipt, ReceiptFile
+from cluster.clock import ManualClock
 from cluster.errors import FarmError, InvalidSpec, OutOfMemory, StaleTerm, StoreUnavailable, Unavailable
 from cluster.graph import TaskSpec
 from cluster.ledger import schema
@@ -158,12 +159,13 @@ def test_the_same_request_gets_the_same_lease_again(farm: InProcessFarm) -> None
 
 
 def test_a_lost_worker_s_task_goes_to_another_and_its_late_report_is_ignored(tmp_path: Path) -> None:
-    with in_process_farm(tmp_path, lease_s=0.3) as farm:
+    with in_process_farm(tmp_path, clock=(clock := ManualClock())) as farm:
         job_id = submit(farm, task("a"))
         lost = joined(farm)
         order = farm.desk.lease(lost.id, "r")
         assert order is not None
         engine = Engine()
+        clock.advance(farm.settings.lease_s + 1)
         farm.wait_for(lambda: by_key(farm, job_id)["a"]["state"] == State.READY)
         farm.work_until_over(job_id, farm.worker(engine))
         committed = by_key(farm, job_id)["a"]

@@ -27,7 +27,8 @@ from tests.farm import InProcessFarm, in_process_farm
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Iterator[InProcessFarm]:
+def farm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InProcessFarm]:
+    monkeypatch.setattr("actors.dispatcher.REAP_S", 60.0)  # these read at once what became of a lost attempt
     with in_process_farm(tmp_path) as running:
         yield running
 

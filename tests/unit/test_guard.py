@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from cluster.errors import InvalidInput
 from cluster.settings import Settings
 from serve.guard import Guard, is_of_a_network, is_public, system_resolve
+from tests.listener import nobody
 
 T = TypeVar("T")
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png; x=y\r\nContent-Length: 5\r\n\r\nhello"
@@ -269,9 +270,7 @@ def test_a_server_that_does_not_finish_is_given_up():
 
 def test_nobody_there_is_said_so():
     async def ask() -> None:
-        async with Server() as port:
-            pass
-        with pytest.raises(InvalidInput, match="ConnectError"):
+        with nobody() as port, pytest.raises(InvalidInput, match="ConnectError"):
             await got(Guard(private=True), f"http://127.0.0.1:{port}/")
 
     asyncio.run(ask())

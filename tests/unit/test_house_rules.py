@@ -6,12 +6,16 @@ import ast
 import functools
 import importlib.metadata
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster", "actors", "pipelines", "serve")
@@ -292,3 +296,23 @@ def test_a_distribution_that_ships_one_is_seen(tmp_path: Path, monkeypatch: pyte
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert foreign_owners_of_our_names() == {"other"}
+
+
+def test_what_a_process_has_imported_changes_no_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def drawn() -> list[int]:
+        seen: list[int] = []
+
+        @settings(derandomize=True, max_examples=100)
+        @given(st.integers())
+        def draw(n: int) -> None:
+            seen.append(n)
+
+        draw()
+        return seen
+
+    before = drawn()
+    plant(tmp_path, {"of_numbers.py": f"NUMBERS = {list(range(10**6, 10**6 + 900))}"})
+    module = ModuleType("of_numbers")
+    module.__file__ = str(tmp_path / "of_numbers.py")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert drawn() == before

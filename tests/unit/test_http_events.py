@@ -352,7 +352,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(desk: FrontDesk):
                 next(told)
         gone = threading.Event()
         for _ in range(200):
-            if not feed._listeners:
+            if not (feed._listeners or feed._tasks):
                 break
             gone.wait(0.05)
         assert not feed._listeners

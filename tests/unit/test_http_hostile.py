@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +28,27 @@ class Door:
 
 
 class Hasty(BoundedProtocol):
-    read_s, linger_s = READ_S, 0.5
+    read_s = READ_S
 
 
 @pytest.fixture(scope="module")
 def door(fast_folder: Path) -> Iterator[Door]:
-    home = fast_folder / "hostile"
-    with front_desk(f"sqlite:///{fast_folder}/hostile.db", home, http_read_s=READ_S) as desk:
+    with standing(fast_folder, "hostile", BoundedProtocol) as door:
+        yield door
+
+
+@pytest.fixture(scope="module")
+def hasty_door(fast_folder: Path) -> Iterator[Door]:
+    with standing(fast_folder, "slow", Hasty) as door:
+        yield door
+
+
+@contextmanager
+def standing(folder: Path, name: str, protocol: type[BoundedProtocol]) -> Iterator[Door]:
+    with front_desk(f"sqlite:///{folder}/{name}.db", folder / name, http_read_s=protocol.read_s) as desk:
         settings = desk.settings
         app = Doorway(desk.app, body_bytes=settings.http_body_bytes, upload_bytes=settings.http_upload_bytes)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, http=Hasty, log_config=None, lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, port=0, http=protocol, log_config=None, lifespan="off"))
         listening = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -69,8 +81,8 @@ def test_a_hostile_request_gets_a_typed_answer_and_leaves_nothing_behind(door: D
     ],
     ids=["headers", "line", "body", "chunks", "unread"],
 )
-def test_fifty_slow_clients_are_given_up_and_others_are_served_meanwhile(door: Door, start: bytes, status: bytes):
-    over, told = threading.Event(), list[bytes]()
+def test_fifty_slow_clients_are_given_up_and_others_are_served_meanwhile(hasty_door: Door, start: bytes, status: bytes):
+    door, over, told = hasty_door, threading.Event(), list[bytes]()
     start = start.replace(b"KEY", door.desk.secret.encode())
     slow = threading.Thread(
         target=lambda: told.extend(raw_http.drip(door.url, start, b"G", num=50, until=over)), daemon=True
@@ -85,8 +97,8 @@ def test_fifty_slow_clients_are_given_up_and_others_are_served_meanwhile(door: D
     assert len(told) == 50
 
 
-def test_who_says_nothing_is_let_go(door: Door):
-    assert raw_http.ask(door.url, []).status == hostile.CLOSED
+def test_who_says_nothing_is_let_go(hasty_door: Door):
+    assert raw_http.ask(hasty_door.url, []).status == hostile.CLOSED
 
 
 def test_what_is_asked_at_once_on_one_connection_is_answered_in_its_order(door: Door):

@@ -62,7 +62,10 @@ def progress_of_page(front: FrontDesk) -> list[int]:
     return [video["progress"] for video in page.json()["data"]]
 
 
-def test_a_page_asks_the_dispatcher_once_for_all_of_its_jobs(front: FrontDesk, asked: Asked):
+def test_a_page_asks_the_dispatcher_once_for_all_of_its_jobs(
+    front: FrontDesk, asked: Asked, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(service, "ASK_S", 60.0)
     asked.ends.set()
     assert progress_of_page(front) == [44] * NUM_JOBS  # 3 + 82 / 2
     assert [set(question) for question in asked.questions] == [set(asked.tasks)]
@@ -87,8 +90,9 @@ def test_a_dispatcher_that_hangs_holds_a_few_threads_however_often_it_is_asked(
 
 
 def test_what_nobody_foresaw_of_the_dispatcher_is_no_error_of_a_request(
-    front: FrontDesk, asked: Asked, caplog: pytest.LogCaptureFixture
+    front: FrontDesk, asked: Asked, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(service, "ASK_S", 60.0)
     asked.ends.set()
     asked.tasks.clear()  # a KeyError
     assert progress_of_page(front) == [0] * NUM_JOBS

@@ -231,7 +231,10 @@ def test_ten_thousand_jobs_add_no_series(farm: Scraped):
     assert farm.value("farm_jobs", recipe="film", state="succeeded") == 10_001
 
 
-def test_prometheus_gets_the_format_it_asks_for_and_every_name_is_of_the_table(farm: Scraped, tmp_path: Path):
+def test_prometheus_gets_the_format_it_asks_for_and_every_name_is_of_the_table(
+    farm: Scraped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serve.scrape.FRESH_S", 3600.0)  # both formats tell one look
     farm.books.run(farm.books.submit(task("a")), "a")
     front = FrontDesk(farm.books.ledger, DirectoryStore(tmp_path), Settings(home=tmp_path))
     operator = front.key(Scope.OPERATE)

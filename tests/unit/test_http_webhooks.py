@@ -16,7 +16,7 @@ from cluster.ledger.keys import Scope
 from serve.guard import Guard
 from serve.webhooks import TOPICS, Deliverer
 from tests.front_desk import FrontDesk, front_desk
-from tests.listener import Listener, listening
+from tests.listener import Listener, listening, nobody
 
 URL = "https://example.com/hook"
 BODY = {"name": "mine", "url": URL, "event_types": ["video.completed"]}
@@ -127,9 +127,9 @@ def test_a_test_is_sent_at_once_and_tells_what_was_answered(opened: Admins, list
 
 
 def test_a_test_that_nobody_hears_says_why(opened: Admins):
-    with listening() as listener:
-        hook = opened.made(url=listener.url)
-    refused = opened.ask("POST", f"webhook_endpoints/{hook['id']}/test", json={"event_type": "video.failed"})
+    with nobody() as port:
+        hook = opened.made(url=f"http://127.0.0.1:{port}/hook")
+        refused = opened.ask("POST", f"webhook_endpoints/{hook['id']}/test", json={"event_type": "video.failed"})
     assert (refused.status_code, error_of(refused)["param"]) == (422, "url")
     assert "did not answer" in error_of(refused)["message"]
 

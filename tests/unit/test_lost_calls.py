@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.contract import Beat, Outcome, Report
+from actors.contract import Beat, Bench, Made, Outcome, Report
 from cluster import faults
 from cluster.assets import Receipt, ReceiptFile, checkpoint_key
+from cluster.clock import ManualClock
 from cluster.errors import StaleTerm
 from cluster.faults import Action, Fault
 from cluster.graph import TaskSpec
@@ -25,8 +26,15 @@ from tests.farm import InProcessFarm, in_process_farm
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Iterator[InProcessFarm]:
-    with in_process_farm(tmp_path, lease_s=0.4) as running:
+def clock() -> ManualClock:
+    """It stands: no lease runs out that the test does not let run out."""
+    return ManualClock()
+
+
+@pytest.fixture
+def farm(tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[InProcessFarm]:
+    monkeypatch.setattr("actors.dispatcher.REAP_S", 60.0)
+    with in_process_farm(tmp_path, clock=clock) as running:
         yield running
     faults.disarm()
 
@@ -46,15 +54,37 @@ def wrong(farm: InProcessFarm) -> list[str]:
     return violations(farm.ledger.log())
 
 
+class Heart(golden.GoldenEngine):
+    """An engine and the desk of its worker: no task ends before a heartbeat was heard. A heart that wakes late, when
+    all is done, does not beat at all."""
+
+    def __init__(self, farm: InProcessFarm) -> None:
+        super().__init__()
+        self._desk, self._heard = farm.desk, threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._desk, name)
+
+    def beat(self, worker_id: str, beats: Sequence[Beat]) -> dict[str, str]:
+        stops = self._desk.beat(worker_id, beats)
+        self._heard.set()
+        return stops
+
+    def run(self, bench: Bench) -> Made:
+        assert self._heard.wait(30)
+        return super().run(bench)
+
+
 @pytest.mark.parametrize("action", [Action.BEFORE, Action.AFTER, Action.TWICE])
 @pytest.mark.parametrize("point", ["worker.join", "worker.lease", "worker.report", "worker.beat", "worker.leave"])
 def test_a_call_of_a_worker_that_goes_wrong_once_changes_nothing(
     farm: InProcessFarm, tmp_path: Path, point: str, action: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.worker.RETRY_AFTER_S", 0.01)
+    heart = Heart(farm)
     job_id = submit(farm, "a", "b")
     faults.arm([Fault(point=point, action=action)], tmp_path / "faults")
-    farm.work_until_over(job_id, farm.worker(golden.GoldenEngine()))
+    farm.work_until_over(job_id, farm.worker(heart, desk=heart))
     assert faults.struck(tmp_path / "faults") == 1
     assert farm.ledger.job(job_id).state is JobState.SUCCEEDED
     assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["succeeded", "succeeded"]
@@ -68,7 +98,9 @@ def test_a_journal_that_cannot_be_written_costs_no_report(farm: InProcessFarm, t
     assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["succeeded"]
 
 
-def test_a_lease_that_no_worker_heard_of_runs_out_although_its_worker_beats(farm: InProcessFarm) -> None:
+def test_a_lease_that_no_worker_heard_of_runs_out_although_its_worker_beats(
+    farm: InProcessFarm, clock: ManualClock
+) -> None:
     job_id = submit(farm, "a", "b")
     worker = farm.facts()
     farm.desk.join(worker)
@@ -77,13 +109,14 @@ def test_a_lease_that_no_worker_heard_of_runs_out_although_its_worker_beats(farm
     assert heard is not None
     assert unheard is not None
     beat = Beat(task_id=heard.task_id, attempt_id=heard.attempt_id, epoch=1, stage="denoise", done=1, total=2)
-
-    def lost() -> bool:
+    for _ in range(2):
+        clock.advance(farm.settings.lease_s * 0.6)
         farm.desk.beat(worker.id, [beat])
-        return bool(task(farm, job_id, unheard.key)["state"] == State.READY)
-
-    farm.wait_for(lost)
-    assert task(farm, job_id, heard.key)["state"] == State.RUNNING
+    farm.desk.ask(farm.desk.dispatcher.tick())
+    assert {t["key"]: t["state"] for t in farm.ledger.tasks(job_id)} == {
+        heard.key: State.RUNNING,
+        unheard.key: State.READY,
+    }
 
 
 def test_a_report_whose_bytes_do_not_verify_is_not_committed(farm: InProcessFarm) -> None:
@@ -112,7 +145,7 @@ def test_a_report_whose_bytes_do_not_verify_is_not_committed(farm: InProcessFarm
     assert wrong(farm) == []
 
 
-def test_an_order_names_checkpoints_of_its_own_task_alone(farm: InProcessFarm) -> None:
+def test_an_order_names_checkpoints_of_its_own_task_alone(farm: InProcessFarm, clock: ManualClock) -> None:
     job_id = submit(farm, "a", "b")
     worker = farm.facts()
     farm.desk.join(worker)
@@ -120,6 +153,7 @@ def test_an_order_names_checkpoints_of_its_own_task_alone(farm: InProcessFarm) -
     for order in orders:
         assert order is not None
         farm.store.put_once(checkpoint_key("studio", order.attempt_id, 1), order.key.encode())
+    clock.advance(farm.settings.lease_s + 1)
     farm.wait_for(lambda: all(t["state"] == State.READY for t in farm.ledger.tasks(job_id)))
     other = farm.facts()
     farm.desk.join(other)
@@ -136,13 +170,16 @@ def test_a_dispatcher_that_was_replaced_stops_by_itself(farm: InProcessFarm) -> 
         farm.desk.ask(asyncio.wait_for(old.run(0.01), timeout=30))
 
 
-def test_an_error_over_one_lost_attempt_holds_up_neither_it_nor_another(farm: InProcessFarm, tmp_path: Path) -> None:
+def test_an_error_over_one_lost_attempt_holds_up_neither_it_nor_another(
+    farm: InProcessFarm, clock: ManualClock, tmp_path: Path
+) -> None:
     job_id = submit(farm, "a", "b")
     worker = farm.facts()
     farm.desk.join(worker)
     assert farm.desk.lease(worker.id, "one") is not None
     assert farm.desk.lease(worker.id, "two") is not None
     faults.arm([Fault(point="store.get", action=Action.BEFORE)], tmp_path / "faults")
+    clock.advance(farm.settings.lease_s + 1)
     farm.wait_for(lambda: all(t["state"] == State.READY for t in farm.ledger.tasks(job_id)))
     assert faults.struck(tmp_path / "faults") == 1
     assert [a["state"] for a in farm.ledger.attempts(job_id)] == ["lost", "lost"]

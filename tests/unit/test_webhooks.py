@@ -22,7 +22,7 @@ from cluster.ledger.hooks import Delivery, Hook, HookSight, HookSpec, Progress
 from serve.guard import Guard
 from serve.webhooks import AT_ONCE, DELAYS_S, EACH, TOPICS, Deliverer
 from tests.ledger_desk import LedgerDesk, task
-from tests.listener import Listener, listening
+from tests.listener import Listener, listening, nobody
 
 CLIP = "pipelines.recipes.clip"
 SIGHT = HookSight(tenant="studio")
@@ -138,10 +138,10 @@ def test_the_tries_follow_the_schedule_with_jitter_under_one_id_and_then_end(des
 
 
 def test_nobody_there_is_tried_again_and_the_log_says_why(desk: LedgerDesk):
-    with listening() as listener:
-        hook, _ = hook_of(desk, listener.url)
-    clip(desk)
-    deliver(desk)
+    with nobody() as port:
+        hook, _ = hook_of(desk, f"http://127.0.0.1:{port}/hook")
+        clip(desk)
+        deliver(desk)
     [line] = log_of(desk, hook)
     assert (line.progress, line.tries[0].status) == (Progress.DUE, None)
     assert line.tries[0].error == "the URL did not answer: ConnectError"
