@@ -18,7 +18,7 @@ from hypothesis.internal.constants_ast import Constants
 from tests import embedded_postgresql
 from tests.seaweedfs import SeaweedFS, seaweedfs
 
-pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk")
+pytest.register_assert_rewrite("tests.contracts", "tests.ledger_desk", "tests.scraping")
 
 NO_HEALTH_CHECK = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 for name, examples in {"desk": 20, "ci": 300, "ci-postgresql": 100, "chaos": 1_000, "chaos-postgresql": 200}.items():

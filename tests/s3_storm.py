@@ -78,7 +78,7 @@ def weathered(
     num_bytes: int = PART_BYTES + (1 << 16),
     timeout_s: float = 120.0,
 ) -> Weathered:
-    """Renders `num_jobs` with two workers while `trouble` makes trouble in a thread of its own, then sweeps.
+    """Renders `num_jobs` with two workers, after `trouble` has seen to what is in their way, then sweeps.
 
     The keys of the person `farm` are in the environment.
     """
@@ -95,7 +95,7 @@ def weathered(
         jobs = [_submitted(farm, n, takes) for n in range(num_jobs)]
         workers = [farm.worker(engine) for _ in range(NUM_WORKERS)]
         threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
-        threads.append(threading.Thread(target=trouble, args=(broken,), daemon=True))
+        trouble(broken)
         for worker in workers:
             worker.start()
         for thread in threads:
@@ -164,7 +164,7 @@ def _committed(farm: InProcessFarm, job_id: str) -> list[str]:
     return [key for task in tasks for key in (task["receipt_key"], *(file["key"] for file in task["files"]))]
 
 
-def minutes(trouble: Trouble, *, down_s: float) -> None:
+def minutes(trouble: Trouble, down_s: float) -> None:
     """All of it, one after the other, and some of it together."""
     trouble.error_rate = 0.1
     time.sleep(5.0)
@@ -186,7 +186,7 @@ def main() -> None:
         done = weathered(
             server,
             Path(folder) / "home",
-            lambda trouble: minutes(trouble, down_s=given.down),
+            lambda trouble: threading.Thread(target=minutes, args=(trouble, given.down), daemon=True).start(),
             num_jobs=given.jobs,
             num_bytes=1 << 20,
             timeout_s=600.0 + given.down,

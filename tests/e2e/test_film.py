@@ -21,7 +21,7 @@ from actors.catalog import Catalog
 from serve.finished import Finished
 from serve.local import Farm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 FARM = Path(sys.executable).with_name("farm")
 LOGLINE = "A green fish looks for a yellow moon in the deep sea"
@@ -50,7 +50,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("first")
     command = [str(FARM), "render", LOGLINE, "--shots", "2", "--seed", "11", "--out", str(root / "film"), "--json"]
     env = {**os.environ, "FARM_HOME": str(root / "home")}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, cwd=root)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1500, cwd=root)
     assert done.returncode == 0, done.stderr
     return Made(root / "home", root / "film", [json.loads(line) for line in done.stdout.splitlines()], done.stderr)
 
@@ -147,7 +147,7 @@ def test_the_readme_s_python_runs(film: Made, tmp_path: Path) -> None:
     (block,) = [one for one in blocks if "serve.local" in one]
     env = {**os.environ, "FARM_HOME": str(tmp_path / "home")}
     done = subprocess.run(
-        [sys.executable, "-c", block], env=env, capture_output=True, text=True, timeout=600, cwd=tmp_path
+        [sys.executable, "-c", block], env=env, capture_output=True, text=True, timeout=1500, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "film.mp4" in done.stdout

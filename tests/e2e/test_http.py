@@ -38,7 +38,8 @@ def test_the_curl_of_the_readme_takes_a_video_on(farm: StandingFarm) -> None:
     env = {**farm.env, "OPENAI_BASE_URL": f"{farm.url}/v1", "OPENAI_API_KEY": farm.key}
     ran = subprocess.run(["bash", "-euc", shown("sh", "curl")], env=env, capture_output=True, text=True, timeout=60)
     video = json.loads(ran.stdout)
-    assert (video["object"], video["status"], video["model"]) == ("video", "queued", "house-video"), ran.stderr
+    assert (video["object"], video["model"]) == ("video", "house-video"), ran.stderr
+    assert video["status"] in ("queued", "in_progress")  # a worker may have it already
 
 
 def test_the_client_of_the_readme_gets_a_video_and_an_idea(farm: StandingFarm, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -21,7 +23,11 @@ from cluster.settings import Settings
 from cluster.states import JobState
 from tests.chaos import golden
 
-pytestmark = pytest.mark.live
+if TYPE_CHECKING:
+    from actors.fleet import Fleets
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+T = TypeVar("T")
 TIMES = {"heartbeat_s": 0.3, "lease_s": 1.2, "lease_wait_s": 1.0, "checkpoint_s": 0.01}
 
 
@@ -64,17 +70,11 @@ def test_the_golden_job_survives_on_ray(ray_is_up: None, tmp_path: Path, plan: t
     settings = Settings(home=tmp_path, faults=faults.dumps(plan), **TIMES)  # type: ignore[arg-type]
     ledger = Ledger(settings.ledger)
     fleets = Fleets(settings)
-    started = False
-    while not started:  # a dispatcher that is killed at its start comes back
-        try:
-            fleets.start()
-            started = True
-        except Unavailable:
-            continue
+    wait_for(lambda: started(fleets), 200)
     try:
         fleets.want(Fleet(name="quick", role="finish", num_workers=2, engine="tests.chaos.golden:make"))
         job_id, _ = ledger.submit(golden.job(), golden.graph())
-        wait_for(lambda: ledger.job(job_id).over, 90)
+        wait_for(lambda: ledger.job(job_id).over, 200)
         fleets.stop()
         wait_for(lambda: not ledger.open_workers(), 30)
         assert ledger.job(job_id).state is JobState.SUCCEEDED
@@ -108,22 +108,30 @@ def test_a_dead_worker_is_replaced_though_ray_broke_the_watch_over_it(
     settings = Settings(home=tmp_path, **TIMES)  # type: ignore[arg-type]
     ledger = Ledger(settings.ledger)
     fleets = fleet.Fleets(settings)
+    wait_for(lambda: started(fleets), 200)
     try:
-        fleets.start()
         fleets.want(Fleet(name="quick", role="finish", num_workers=1, engine="tests.chaos.golden:make"))
-        wait_for(lambda: not breaks[0] and ledger.open_workers(), 60)
-        (first,) = ledger.open_workers()
+        (first,) = wait_for(lambda: ledger.open_workers() if not breaks[0] else [], 120)
         os.kill(first["facts"]["pid"], signal.SIGKILL)
-        wait_for(lambda: {worker["id"] for worker in ledger.open_workers()} - {first["id"]}, 60)
+        wait_for(lambda: {worker["id"] for worker in ledger.open_workers()} - {first["id"]}, 120)
     finally:
         fleets.stop()
         ray.kill(ray.get_actor(fleet.DISPATCHER, namespace="reelfarm"), no_restart=True)
         ledger.close()
 
 
-def wait_for(ready: object, seconds: float) -> None:
+def started(fleets: Fleets) -> bool:
+    """A dispatcher that is killed at its start comes back, and one of the test before goes in its own time."""
+    with suppress(Unavailable):
+        fleets.start()
+        return True
+    return False
+
+
+def wait_for(ready: Callable[[], T], seconds: float) -> T:
+    """What it was that held."""
     ends_s = time.monotonic() + seconds
-    assert callable(ready)
-    while not ready():
+    while not (seen := ready()):
         assert time.monotonic() < ends_s, "the farm did not get there in time"
         time.sleep(0.05)
+    return seen

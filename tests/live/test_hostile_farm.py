@@ -13,13 +13,13 @@ from tests import hostile, raw_http
 from tests.hostile import Attack
 from tests.standing_farm import StandingFarm, standing_farm
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 GROWTH_BYTES = 100 << 20
 
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingFarm]:
-    farm = standing_farm(tmp_path_factory.mktemp("hostile"), FARM_HTTP_READ_S="3").up()
+    farm = standing_farm(tmp_path_factory.mktemp("hostile"), FARM_HTTP_READ_S="20").up()
     yield farm
     farm.down()
 

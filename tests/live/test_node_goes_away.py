@@ -14,10 +14,10 @@ import pytest
 from cluster.accelerators import Fleet
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
-from cluster.runtime import prepare_environment
 from cluster.states import JobState
 from serve.local import CODE_DIR, Farm
 from serve.watch import Watch
+from tests.several_nodes import several_nodes
 from tests.standing_farm import until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
@@ -25,21 +25,10 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Ids of two nodes with one pretended accelerator each, on this machine; the first is the head."""
-    prepare_environment()
-    import ray
-    from ray.cluster_utils import Cluster
-
+    """Ids of two nodes with one pretended accelerator each, beside the head."""
     monkeypatch.setenv("PYTHONPATH", str(CODE_DIR))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
-    try:
-        nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
-        cluster.wait_for_nodes()
-        ray.init(address=cluster.address, namespace="reelfarm", log_to_driver=False)
-        yield [node.node_id for node in nodes]
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with several_nodes(0, 1, 1) as cluster:
+        yield [node.node_id for node in cluster.worker_nodes]
 
 
 def test_a_worker_leaves_a_node_that_goes_away_and_its_task_ends_on_another(

@@ -49,8 +49,8 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingFarm]:
 def test_up_says_where_it_is_and_saying_it_again_starts_no_second_one(farm: StandingFarm) -> None:
     again = json.loads(farm.farm("up", "--json").stdout)
     assert (again["url"], again["pid"], again["key"]) == (farm.url, farm.pid, farm.key)
-    assert httpx.get(f"{farm.url}/readyz").json()["status"] == "ready"
-    assert httpx.get(farm.dashboard).status_code == 200
+    assert httpx.get(f"{farm.url}/readyz", timeout=60).json()["status"] == "ready"
+    assert httpx.get(farm.dashboard, timeout=60).status_code == 200
     assert (farm.home / "key").stat().st_mode & 0o777 == 0o600
     assert (farm.home / "ray-token").stat().st_mode & 0o777 == 0o600
 
@@ -187,7 +187,7 @@ def test_a_replica_the_proxy_and_the_dispatcher_die_under_many_requests(farm: St
 
     def ask(n: int) -> None:
         """As the SDK does, with a key of its own and more patience."""
-        client = farm.openai(max_retries=10, timeout=20.0, default_headers={"Idempotency-Key": f"request-{n}"})
+        client = farm.openai(max_retries=30, timeout=20.0, default_headers={"Idempotency-Key": f"request-{n}"})
         try:
             accepted[n] = client.videos.create(prompt=BOAT, seconds="2", extra_body={"seed": FIRST + n}).id  # type: ignore[arg-type]
         except openai.APIError as error:
@@ -244,7 +244,7 @@ def test_a_batch_submitted_to_ray_killed_half_way_and_submitted_again_does_nothi
     ledger = farm.ledger()
     try:
         submit("first", "--no-wait")
-        until(lambda: made(ledger) >= NUM_LINES // 2)
+        until(lambda: made(ledger) >= NUM_LINES // 2, timeout_s=240)
         [killed] = farm.processes(sys.executable, "batch")
         killed.kill()
         log = submit("second").stdout

@@ -31,6 +31,8 @@ from tests.writer_at_hand import WriterAtHand
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 LINE = {"type": "string", "pattern": r"^Then the boat rises( [a-z]+){3,9}\.$"}
+ENDLESS = {"type": "array", "items": {"type": "integer"}, "minItems": 1900}
+"""More items than its answer may have tokens: it goes on until it is cut off."""
 CHAT = [{"role": "user", "content": "Write a sentence of a picture book about a boat that rises to the stars."}]
 
 
@@ -149,13 +151,13 @@ def test_a_stream_ends_where_it_was_told_to(writer: Writer) -> None:
 
 
 def test_a_stream_that_is_left_early_or_that_nobody_waits_for_frees_the_engine(writer: Writer) -> None:
-    stream = writer.stream(chat("left", max_tokens=1500))
+    stream = writer.stream(chat("left", schema=ENDLESS, max_tokens=1900))
     assert next(stream).text == ""
     assert next(stream).text
     assert running(writer) == 1
     stream.close()
     wait_until(lambda: running(writer) == 0)
-    busy = [writer.stream(chat(f"busy{n}", max_tokens=1500)) for n in range(8)]
+    busy = [writer.stream(chat(f"busy{n}", schema=ENDLESS, max_tokens=1900)) for n in range(8)]
     assert all(next(stream).text == "" and next(stream) for stream in busy)
     waiting = writer.stream(chat("waiting", max_tokens=5), gone=lambda: True)  # the engine has 8 places
     assert next(waiting).text == ""
@@ -231,7 +233,8 @@ def test_a_client_that_leaves_a_stream_frees_the_engine(writer: Writer, tmp_path
     with front_desk(sqlite_url, tmp_path, WriterAtHand(writer)) as desk:
 
         async def leave() -> None:
-            line = Line(desk, {"messages": CHAT, "stream": True, "max_tokens": 1500})
+            form = {"type": "json_schema", "json_schema": {"name": "endless", "schema": ENDLESS}}
+            line = Line(desk, {"messages": CHAT, "stream": True, "max_tokens": 1900, "response_format": form})
             await line.hear("data: ", times=4)
             assert running(writer) == 1
             await line.hang_up()
@@ -273,8 +276,8 @@ def test_an_answer_that_does_not_come_in_time_is_a_lost_worker(writer: Writer) -
 def test_an_engine_that_is_killed_is_a_lost_worker_and_closing_leaves_no_process(writer: Writer) -> None:
     """The last test of the file: it uses the engine up."""
     pids = writer.engine_pids()
-    os.kill(pids[0], signal.SIGKILL)
     assert not writer.dead
+    os.kill(pids[0], signal.SIGKILL)
     with pytest.raises(WorkerLost):
         ask_until_it_fails(writer)
     assert writer.dead
