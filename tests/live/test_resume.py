@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from actors.contract import ShotSpec
+from actors.contract import Quality, ShotSpec
 from actors.orders import checkpoints
 from cluster.graph import TaskSpec
 from cluster.ledger.jobs import JobSpec
@@ -75,7 +75,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
 
 
 def submit(farm: Farm, prompt: str, tier: str) -> str:
-    brief = clip.Brief(prompt=prompt, seconds=2.0, seed=7)
+    brief = clip.Brief(prompt=prompt, seconds=2.0, seed=7, quality=Quality.FINAL)  # steps enough to come in between
     graph: list[TaskSpec] = clip.plan(brief, farm.catalog)
     job, _ = farm.ledger.submit(
         JobSpec(recipe="pipelines.recipes.clip", title="test", spec=brief.to_json(), tier=tier), graph
