@@ -21,7 +21,7 @@ def several_nodes(*gpus: int, **head: Any) -> Iterator[Any]:
     try:
         for num_gpus in gpus[1:]:
             cluster.add_node(num_cpus=1, num_gpus=num_gpus)
-        cluster.wait_for_nodes()
+        cluster.wait_for_nodes(timeout=200)
         ray.init(address=cluster.address, namespace=runtime.NAMESPACE, log_to_driver=False)
         yield cluster
     finally:

@@ -116,7 +116,7 @@ def test_a_farm_of_a_program_that_imported_ray_first_works_and_leaves_no_process
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=env, capture_output=True, timeout=200)
     assert done.stdout == b"up\n", done.stderr.decode()
     assert done.returncode == 0
-    until(lambda: not any(_carries(process, marker) for process in psutil.process_iter()))
+    until(lambda: not any(_carries(process, marker) for process in psutil.process_iter()), timeout_s=120)
 
 
 def _carries(process: psutil.Process, marker: str) -> bool:

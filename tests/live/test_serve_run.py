@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +14,11 @@ import httpx
 import pytest
 
 from cluster.ledger.keys import KeySpec, Scope
-from serve import up
+from serve import host, up
 from tests.listening import stream
 from tests.standing_farm import ROOT, StandingFarm, standing_farm, until
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 BOAT = "a red boat crosses the sea"
 RAY = """
 import sys
@@ -64,8 +63,7 @@ def serve_run(farm: StandingFarm, address: str) -> Iterator[None]:
 
 
 def test_a_video_is_made_and_its_stream_ends_with_it(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = host._free_port(0)
     farm = standing_farm(tmp_path / "home")
     up.say(farm.home, up.Up(pid=os.getpid(), phase=up.ENDING))  # as `farm down` has left it
     url = f"http://127.0.0.1:{port}"
@@ -77,7 +75,7 @@ def test_a_video_is_made_and_its_stream_ends_with_it(tmp_path: Path) -> None:
             return False
 
     with ray_of_its_own(farm, port) as address, serve_run(farm, address):
-        until(ready, timeout_s=240)
+        until(ready, timeout_s=480)
         ledger = farm.ledger()
         try:
             _, secret = ledger.create_key(KeySpec(tenant="studio", name="test", scopes=tuple(Scope)))
